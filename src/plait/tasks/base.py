@@ -1,0 +1,151 @@
+"""A task is a value: everything that differs between tasks lives in one frozen object."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from plait.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+    from plait.data.labels import Label
+
+
+class Loss(Protocol):
+    """A loss over known pixels whose denominators depend on the target alone.
+
+    Because they do, they can be summed over processes and over accumulated micro-batches before the
+    forward pass: a global batch then means the same on one process and on four.
+    """
+
+    def counts(self, target: Tensor) -> Tensor:
+        """Additive statistics of a target ``[B, C, H, W]``: float64 ``[K]``; all zero if nothing is known."""
+        ...
+
+    def __call__(self, prediction: Tensor, target: Tensor, counts: Tensor | None = None) -> Tensor:
+        """This batch's share of the loss: its sum over known pixels divided by the (global) ``counts``.
+
+        ``counts`` defaults to ``self.counts(target)``. Shares add up to the loss of the whole batch. With
+        nothing known it is zero, and so is its gradient.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number a metric reports.
+
+    Attributes:
+        name: Key in the metric's result, for instance ``"rmse"``.
+        title: What a table prints, for instance ``"RMSE"``.
+        unit: ``"%"`` (already times 100 when shown), ``"m"``, ``"°"`` or ``""``.
+        higher_is_better: Its direction, from which the relative gain takes its sign.
+    """
+
+    name: str
+    title: str
+    unit: str
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Legend:
+    """How to read a task's picture: named colours, or a colour bar with its ends in units.
+
+    Attributes:
+        entries: ``(text, (r, g, b))`` for class maps, empty for bars.
+        bar: RGB stops from low to high, ``uint8 [N, 3]``, or None.
+        low: Text at the low end of the bar.
+        high: Text at the high end.
+    """
+
+    entries: tuple[tuple[str, tuple[int, int, int]], ...] = ()
+    bar: np.ndarray | None = None
+    low: str = ""
+    high: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One dense prediction task, as the data, the model, the loop and the report see it.
+
+    Attributes:
+        name: The user's name for it; also a key in ``nn.ModuleDict`` and in tables.
+        kind: ``semantic``, ``depth``, ``normals``, ``edges`` or ``saliency``.
+        channels: Output channels of the network.
+        label: The data set's field that supervises it, for instance ``"semantic"``.
+        label_type: The tv_tensor class of that label; says how it is warped and what is unknown.
+        loss: Logits ``[B, C, H, W]`` and target to a scalar; see :class:`Loss`.
+        activate: Logits to what may be averaged over flips and scales: probabilities, metres or unit
+            vectors, ``[B, channels, H, W]``.
+        decide: The activated map to units: class ids int64 ``[B, 1, H, W]`` for ``semantic``, else the
+            map itself (normals again of unit length).
+        metric: Makes a fresh metric; ``update(decoded, target)``, ``compute() -> {measure: float}``.
+        measures: What the metric reports, the headline measure first.
+        picture: A decoded map ``[C, H, W]`` (or a label) to ``uint8 [H, W, 3]``; unknown is grey.
+        error: Decoded map and label ``[C, H, W]`` to a map of errors ``uint8 [H, W, 3]``.
+        legend: How to read the picture.
+        flip: What a horizontal flip does to an activated map beside mirroring it (normals: x changes sign).
+        weight: Fixed loss weight used by the ``fixed`` balancer.
+        auxiliary: Supervised only at intermediate predictions, and not reported.
+        constant: From an iterable of labels ``[C, H, W]`` of the training split to the best constant
+            decoded pixel, ``[C]``: the baseline of every table.
+    """
+
+    name: str
+    kind: str
+    channels: int
+    label: str
+    label_type: type[Label]
+    loss: Loss
+    activate: Callable[[Tensor], Tensor]
+    decide: Callable[[Tensor], Tensor]
+    metric: Callable[[], Metric]
+    measures: tuple[Measure, ...]
+    picture: Callable[[Tensor], np.ndarray]
+    error: Callable[[Tensor, Tensor], np.ndarray]
+    legend: Legend
+    constant: Callable[[Sequence[Tensor]], Tensor]
+    flip: Callable[[Tensor], Tensor] = field(default=lambda activated: activated)
+    weight: float = 1.0
+    auxiliary: bool = False
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+    @property
+    def headline(self) -> Measure:
+        """The one measure that enters the relative gain."""
+        return self.measures[0]
+
+    def decode(self, logits: Tensor) -> Tensor:
+        """Logits ``[B, C, H, W]`` to units: class ids, metres, unit vectors or probabilities."""
+        return self.decide(self.activate(logits))
+
+
+def check_name(name: str) -> None:
+    """Raises :class:`ConfigurationError` if ``name`` cannot name a task.
+
+    A name is a Python identifier that is not a keyword and that neither ``nn.Module`` nor
+    ``nn.ModuleDict`` uses itself.
+    """
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise ConfigurationError(
+            f"a task's name must be letters, digits and underscores, not starting with a digit; "
+            f"got {name!r}: rename it"
+        )
+    if hasattr(nn.ModuleDict(), name) or name in nn.Module().__dict__:
+        raise ConfigurationError(f"{name!r} cannot name a task, torch uses it itself; call it {name + '_map'!r}")
+
+
+def known_anywhere(target: Tensor, unknown: Callable[[Tensor], Tensor]) -> Tensor:
+    """Whether each image of ``[B, C, H, W]`` has a known pixel: bool ``[B]``."""
+    return torch.as_tensor(~unknown(target)).flatten(1).any(1)
