@@ -1,0 +1,377 @@
+"""The command line: each command reads its arguments, calls one function and prints its result.
+
+Nothing heavy is imported before a command needs it, so help and lists answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import plait
+from plait import registry
+from plait.errors import ConfigurationError, PlaitError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LISTS: dict[str, Callable[[], list[str]]] = {
+    "encoders": plait.list_encoders,
+    "decoders": plait.list_decoders,
+    "heads": plait.list_heads,
+    "balancers": plait.list_balancers,
+    "datasets": plait.list_datasets,
+    "tasks": plait.list_tasks,
+    "recipes": lambda: sorted(recipes()),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that answers an unknown word with the nearest known one, in one sentence."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigurationError(f"{message} (see {self.prog} --help)")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            what = action.metavar or action.dest
+            raise ConfigurationError(
+                f"unknown {what} {value!r}{registry.nearest(str(value), known)}; known are {', '.join(known)}"
+            )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns 0, or 2 for an error that the user can put right."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return run(arguments)
+    except PlaitError as error:
+        return fail(str(error), debug, code=2)
+    except KeyboardInterrupt:
+        return fail("stopped; the same command goes on where this one was", debug, code=130)
+    except BrokenPipeError:  # `plait list ... | head` closes our output: not an error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001  the last resort: a person gets a sentence, --debug the rest
+        return fail(f"{type(error).__name__}: {error} (add --debug to see where)", debug, code=1)
+
+
+def fail(sentence: str, debug: bool, *, code: int) -> int:
+    """Prints one sentence to standard error (and the traceback with ``--debug``)."""
+    if debug:
+        traceback.print_exc()
+    console(stderr=True).print(
+        f"plait: {sentence}", style="bold red", markup=False, highlight=False, soft_wrap=True
+    )
+    return code
+
+
+def console(*, stderr: bool = False) -> Console:
+    """The terminal; tables keep their width when the output is a file."""
+    from rich.console import Console
+
+    target = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if target.isatty() else 120)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Parses the arguments and calls the command."""
+    parser = make_parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    if "command" not in parsed:
+        parser.print_help()
+        return 0
+    if rest and not getattr(parsed, "takes_overrides", False):
+        options = [option for action in parsed.parser._actions for option in action.option_strings]
+        hint = registry.nearest(rest[0], options)
+        raise ConfigurationError(f"unknown argument {rest[0]!r}{hint} (see {parsed.parser.prog} --help)")
+    parsed.overrides = rest
+    parsed.command(parsed)
+    return 0
+
+
+def make_parser() -> Parser:
+    """The whole command line."""
+    parser = Parser(
+        prog="plait",
+        description="One network for many dense prediction tasks, and what sharing is worth.",
+        epilog="Start with:  plait quickstart\nAny command with --debug shows the traceback of an error.",
+    )
+    parser.add_argument("--version", action="version", version=f"plait {plait.__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], None], **kwargs: Any) -> Parser:
+        made: Parser = commands.add_parser(name, description=kwargs["help"], **kwargs)
+        made.set_defaults(command=command, parser=made)
+        return made
+
+    quick = add(
+        "quickstart",
+        quickstart,
+        help="single-task networks beside a multi-task one on rendered rooms: table and report",
+    )
+    quick.add_argument(
+        "--minutes", type=float, default=5.0, metavar="M", help="scales the training steps; 5 by default"
+    )
+    quick.add_argument(
+        "--out",
+        type=Path,
+        default=Path("quickstart"),
+        metavar="DIR",
+        help="where runs and the report go (default: quickstart)",
+    )
+
+    train_ = add(
+        "train",
+        train,
+        help="train one network by a recipe; started again, it goes on where it stopped",
+        epilog=(
+            "Any key of the recipe can be overridden:\n"
+            "  plait train rooms_shared --out runs/a --training.steps 500 --model.backbone resnet18\n"
+            "`plait list recipes` names the built-in ones; `plait train RECIPE --print` shows all keys."
+        ),
+    )
+    train_.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a built-in recipe")
+    train_.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/RECIPE)")
+    train_.add_argument(
+        "--fresh", action="store_true", help="refuse to go on with a run that is already in DIR"
+    )
+    train_.add_argument(
+        "--print", action="store_true", dest="show", help="print the resolved recipe and stop"
+    )
+    train_.set_defaults(takes_overrides=True)
+
+    evaluate_ = add("evaluate", evaluate, help="score a trained run on a split: one row a task")
+    evaluate_.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+    evaluate_.add_argument("--split", metavar="SPLIT", help="which split (default: the recipe's test split)")
+    evaluate_.add_argument(
+        "--flip", action="store_true", default=None, help="average with the mirrored image"
+    )
+    evaluate_.add_argument(
+        "--scales", type=float, nargs="+", metavar="S", help="average over image scales, e.g. 0.75 1 1.25"
+    )
+    evaluate_.add_argument(
+        "--window", type=size, metavar="HxW", help="slide a window of this size over larger images"
+    )
+    evaluate_.add_argument("--json", type=Path, metavar="FILE", help="also write the scores there")
+
+    report_ = add("report", report, help="compare runs: table in the terminal, HTML, Markdown and CSV")
+    report_.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="runs' folders, or one folder that holds them"
+    )
+    report_.add_argument(
+        "--out", type=Path, metavar="FILE", help="the HTML file (default: report.html beside the runs)"
+    )
+
+    data_ = add("data", lambda parsed: parsed.parser.print_help(), help="check, show or build data")
+    kinds = data_.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add_data(name: str, command: Callable[[argparse.Namespace], None], help: str) -> Parser:  # noqa: A002
+        made: Parser = kinds.add_parser(name, description=help, help=help)
+        made.set_defaults(command=command, parser=made)
+        made.add_argument(
+            "name",
+            choices=plait.list_datasets(),
+            metavar="NAME",
+            help=f"one of {', '.join(plait.list_datasets())}",
+        )
+        return made
+
+    check = add_data("check", data_check, "is this folder what the loader thinks it is?")
+    check.add_argument(
+        "root", type=Path, nargs="?", metavar="ROOT", help="the data's folder (rooms: the packaged set)"
+    )
+    show = add_data("show", data_show, "draw samples with all their labels")
+    show.add_argument(
+        "root", type=Path, nargs="?", metavar="ROOT", help="the data's folder (rooms: the packaged set)"
+    )
+    show.add_argument("--split", default="train", metavar="SPLIT", help="which split (default: train)")
+    show.add_argument("--samples", type=int, default=6, metavar="N", help="how many samples (default: 6)")
+    show.add_argument(
+        "--out",
+        type=Path,
+        default=Path("samples.png"),
+        metavar="FILE",
+        help="the picture (default: samples.png)",
+    )
+    build = add_data("build", data_build, "make the data that can be made: rooms are rendered")
+    build.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="where it goes; an interrupted build goes on there",
+    )
+    build.add_argument("--images", type=int, default=600, metavar="N", help="how many images (default: 600)")
+    build.add_argument(
+        "--size", type=size, default=(192, 256), metavar="HxW", help="pixels (default: 192x256)"
+    )
+    build.add_argument(
+        "--quality",
+        choices=("draft", "default", "fine"),
+        default="default",
+        metavar="QUALITY",
+        help="draft, default or fine",
+    )
+    build.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="another seed gives other rooms (default: 0)"
+    )
+    build.add_argument(
+        "--processes", type=int, default=2, metavar="N", help="renderers of one thread each (default: 2)"
+    )
+
+    list_ = add("list", list_names, help=f"name what there is: {', '.join(LISTS)}")
+    list_.add_argument(
+        "what",
+        choices=tuple(LISTS),
+        nargs="?",
+        metavar="WHAT",
+        help=f"one of {', '.join(LISTS)} (default: all)",
+    )
+    return parser
+
+
+def size(text: str) -> tuple[int, int]:
+    """Reads ``HxW``.
+
+    >>> size("192x256")
+    (192, 256)
+    """
+    height, cross, width = text.lower().partition("x")
+    if not (cross and height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise ConfigurationError(f"a size is HEIGHTxWIDTH in pixels, for instance 192x256; got {text!r}")
+    return int(height), int(width)
+
+
+def recipes() -> dict[str, Path]:
+    """The built-in recipes by name."""
+    folder = Path(__file__).parent / "recipes"
+    return {str(path.relative_to(folder).with_suffix("")): path for path in folder.rglob("*.yaml")}
+
+
+def recipe_path(name: str) -> Path:
+    """A recipe's file from its path or its built-in name."""
+    if Path(name).is_file():
+        return Path(name)
+    known = recipes()
+    if name in known:
+        return known[name]
+    hint = registry.nearest(name, known)
+    raise ConfigurationError(
+        f"no recipe {name!r}{hint}: give a YAML file or one of {', '.join(sorted(known))}"
+    )
+
+
+def quickstart(parsed: argparse.Namespace) -> None:
+    """The main job."""
+    from plait.study.quickstart import quickstart
+
+    comparison = quickstart(minutes=parsed.minutes, out=parsed.out, console=console())
+    console().print(comparison.table())
+
+
+def train(parsed: argparse.Namespace) -> None:
+    """One run."""
+    from plait.config import dump, load_recipe
+
+    path = recipe_path(parsed.recipe)
+    recipe = load_recipe(path, parsed.overrides)
+    if parsed.show:
+        console().print(dump(recipe), markup=False, highlight=False, soft_wrap=True)
+        return
+    from plait.training.fit import train
+
+    out = parsed.out or Path("runs") / path.stem
+    trained = train(recipe, out, resume=not parsed.fresh, progress=True)
+    console().print(trained.scores.table())
+    console().print(f"the run is in {out}", highlight=False)
+
+
+def evaluate(parsed: argparse.Namespace) -> None:
+    """Scores of a run."""
+    from plait.training.run import load_run
+
+    scores = load_run(parsed.run).evaluate(
+        split=parsed.split, flip=parsed.flip, scales=parsed.scales, window=parsed.window
+    )
+    console().print(scores.table())
+    if parsed.json:
+        scores.save(parsed.json)
+
+
+def report(parsed: argparse.Namespace) -> None:
+    """Runs compared."""
+    from plait.study.report import report
+
+    comparison, path = report(parsed.runs, out=parsed.out)
+    console().print(comparison.table())
+    console().print(f"the report is {path}", highlight=False)
+
+
+def data_check(parsed: argparse.Namespace) -> None:
+    """What is in a folder."""
+    from plait.data import check
+
+    found = check(parsed.name, parsed.root)
+    console().print("\n".join(found.lines), markup=False, highlight=False)
+    if not found.good:
+        raise PlaitError(f"{parsed.name} cannot be used as it is: {'; '.join(found.problems)}")
+
+
+def data_show(parsed: argparse.Namespace) -> None:
+    """A picture of samples."""
+    from plait.data import show
+
+    path = show(parsed.name, parsed.root, split=parsed.split, samples=parsed.samples, out=parsed.out)
+    console().print(f"the picture is {path}", highlight=False)
+
+
+def data_build(parsed: argparse.Namespace) -> None:
+    """Rooms, rendered."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from plait.data.rooms.build import build_rooms
+
+    if parsed.name != "rooms":
+        raise ConfigurationError(f"{parsed.name} cannot be built; only rooms can: they are rendered")
+    columns = (TextColumn("rendering rooms"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console()) as bar:
+        job = bar.add_task("rooms", total=parsed.images)
+        build_rooms(
+            parsed.out,
+            images=parsed.images,
+            size=parsed.size,
+            quality=parsed.quality,
+            seed=parsed.seed,
+            processes=parsed.processes,
+            progress=lambda done, total: bar.update(job, completed=done, total=total),
+        )
+    console().print(f"the rooms are in {parsed.out}", highlight=False)
+
+
+def list_names(parsed: argparse.Namespace) -> None:
+    """Names, one a line, or all lists."""
+    for title in [parsed.what] if parsed.what else LISTS:
+        names = LISTS[title]()
+        console().print(
+            "\n".join(names) if parsed.what else f"{title}: {', '.join(names)}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Importing plait, its help and its lists stay light."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = (
+    "torch",
+    "timm",
+    "torchvision",
+    "torchmetrics",
+    "accelerate",
+    "matplotlib",
+    "numba",
+    "pyarrow",
+    "scipy",
+)
+
+
+def loaded_by(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print('\\n'.join(sys.modules), file=sys.stderr)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {name.partition(".")[0] for name in done.stderr.split()}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import plait",
+        "from plait.cli import main; main(['list'])",
+        "from plait.cli import main; main([])",
+        "from plait.cli import main\ntry: main(['train', '--help'])\nexcept SystemExit: pass",
+    ],
+)
+def test_nothing_heavy_is_imported(code: str) -> None:
+    assert not loaded_by(code) & set(HEAVY)
+
+
+def test_public_names_exist() -> None:
+    import plait
+
+    for name in plait.__all__:
+        assert getattr(plait, name) is not None, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        plait.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("axis", ["encoder", "decoder", "head", "balancer", "data set", "task kind"])
+def test_every_name_in_the_tables_leads_to_something(axis: str) -> None:
+    from plait import registry
+
+    for name in registry.AXES[axis]:
+        assert callable(registry.resolve(axis, name))
