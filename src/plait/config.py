@@ -66,8 +66,8 @@ class Data:
         for other in ("train_split", "validation_split"):
             if getattr(self, other) == self.test_split:
                 raise ConfigurationError(
-                    f"data.{other} is {self.test_split!r}, the test split: a model may neither learn from nor "
-                    f"be selected on the data it is reported on; cut a part from training instead"
+                    f"data.{other} is {self.test_split!r}, the test split: a model may neither learn from "
+                    f"nor be selected on the data it is reported on; cut a part from training instead"
                 )
 
 
@@ -359,16 +359,16 @@ def parse(tree: Mapping[str, Any]) -> Recipe:
 
 def with_names(tree: Mapping[str, Any]) -> dict[str, Any]:
     """A copy in which a component with options but no name has the default name."""
-    tree = copy.deepcopy(dict(tree))
-    model = tree.get("model", {})
+    named_tree = copy.deepcopy(dict(tree))
+    model = named_tree.get("model", {})
     for owner, key, default in (
         (model, "encoder", Model.encoder),
         (model, "decoder", Model.decoder),
-        (tree, "balancer", Recipe.balancer),
+        (named_tree, "balancer", Recipe.balancer),
     ):
         if isinstance(owner.get(key), dict):
             owner[key] = {"name": default} | owner[key]
-    return tree
+    return named_tree
 
 
 def dump(recipe: Recipe) -> str:
