@@ -15,6 +15,8 @@ from PIL import Image
 
 Array = NDArray[Any]
 
+FOCAL = 0.6  # of the width: a wide angle, so that walls, floor and ceiling are all seen
+
 
 @dataclass(frozen=True)
 class PlaneScene:
@@ -125,8 +127,8 @@ def _tiny_row(size: tuple[int, int], seed: int, room: int, view: int) -> dict[st
         "view": view,
         "image": _encoded(maps["image"], "WEBP"),
         **{field: _encoded(maps[field], "PNG") for field in maps if field != "image"},
-        "fx": float(width),
-        "fy": float(width),
+        "fx": FOCAL * width,
+        "fy": FOCAL * width,
         "cx": width / 2,
         "cy": height / 2,
     }
@@ -137,9 +139,10 @@ def _tiny_maps(
 ) -> dict[str, Array]:
     height, width = size
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    focal = FOCAL * width
     yaw = view.uniform(-0.5, 0.5)
     to_room = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
-    rays = to_room @ np.stack([(x - width / 2) / width, (y - height / 2) / width, np.ones_like(x)]).reshape(
+    rays = to_room @ np.stack([(x - width / 2) / focal, (y - height / 2) / focal, np.ones_like(x)]).reshape(
         3, -1
     )
 
