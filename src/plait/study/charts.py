@@ -1,0 +1,115 @@
+"""Learning curves as inline SVG: text stays text, colours follow the page, nothing is fetched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+
+WIDTH, HEIGHT = 360, 220
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 34
+
+Curve = Sequence[tuple[float, float]]
+"""``(step, value)`` in rising order of steps; a value that is not finite is a gap."""
+
+
+def learning_curves(
+    curves: Mapping[str, Curve], *, title: str, quantity: str, styles: Mapping[str, int]
+) -> str:
+    """One chart of smoothed curves over training steps.
+
+    Args:
+        curves: A curve an arm.
+        title: What the chart shows, for a reader who does not see it.
+        quantity: The label of the upright axis.
+        styles: The arm's place among all arms of the page: its colour and dashes (CSS class ``arm-N``).
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    smooth = {name: smoothed(curve) for name, curve in curves.items()}
+    steps = [step for curve in smooth.values() for step, _ in curve]
+    values = [value for curve in smooth.values() for _, value in curve if math.isfinite(value)]
+    if not values:
+        return f'<p class="empty">No curve for {escape(title)}: nothing was logged.</p>'
+    last = max(steps) or 1.0
+    # The first steps can be ten times higher than the rest and would flatten everything worth seeing.
+    low, high = min(values), float(np.quantile(values, 0.98))
+    ticks = nice_ticks(min(low, high), max(low, high))
+    low, high = ticks[0], ticks[-1]
+
+    def x(step: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * step / last
+
+    def y(value: float) -> float:
+        part = (min(max(value, low), high) - low) / (high - low)
+        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * part
+
+    ends = [f"{name} ends at {curve[-1][1]:.3g}" for name, curve in smooth.items() if curve]
+    heard = escape(f"{title}: {'; '.join(ends)}")
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{heard}">']
+    for tick in ticks:
+        parts.append(
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
+        )
+        parts.append(f'<text x="{LEFT - 6}" y="{y(tick) + 3.5:.1f}" text-anchor="end">{tick:g}</text>')
+    for step in step_ticks(last):
+        below = HEIGHT - BOTTOM + 14
+        parts += [f'<text x="{x(step):.1f}" y="{below}" text-anchor="middle">{step:g}</text>']
+    parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">step</text>')
+    parts.append(
+        f'<text transform="rotate(-90)" x="{-(TOP + HEIGHT - BOTTOM) / 2}" y="10" text-anchor="middle">'
+        f"{escape(quantity)}</text>"
+    )
+    for name, curve in smooth.items():
+        for piece in pieces(curve):
+            points = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in piece)
+            parts.append(f'<polyline class="curve arm-{styles[name] % 6}" points="{points}"/>')
+    parts.append("</svg>")
+    return "".join(parts)
+
+
+def smoothed(curve: Curve, parts: int = 25) -> list[tuple[float, float]]:
+    """The mean over a centred window of one ``parts``-th of the curve; gaps stay gaps.
+
+    >>> smoothed([(1, 2.0), (2, 4.0)])
+    [(1, 2.0), (2, 4.0)]
+    """
+    half = len(curve) // parts // 2 if len(curve) >= parts else 0
+    result = []
+    for place, (step, value) in enumerate(curve):
+        near = [v for _, v in curve[max(0, place - half) : place + half + 1] if math.isfinite(v)]
+        result.append((step, sum(near) / len(near) if near and math.isfinite(value) else math.nan))
+    return result
+
+
+def pieces(curve: Curve) -> list[list[tuple[float, float]]]:
+    """The curve cut at its gaps."""
+    found: list[list[tuple[float, float]]] = [[]]
+    for step, value in curve:
+        if math.isfinite(value):
+            found[-1].append((step, value))
+        elif found[-1]:
+            found.append([])
+    return [piece for piece in found if piece]
+
+
+def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """About ``count`` round numbers that enclose the range.
+
+    >>> nice_ticks(0.13, 0.98)
+    [0.0, 0.25, 0.5, 0.75, 1.0]
+    """
+    span = max(high - low, abs(high) * 1e-3, 1e-9)
+    power = 10.0 ** math.floor(math.log10(span / count))
+    unit = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power * count >= span * 0.999)
+    first, last = math.floor(low / unit + 1e-9), math.ceil(high / unit - 1e-9)
+    return [round(unit * k, 12) for k in range(first, max(last, first + 1) + 1)]
+
+
+def step_ticks(last: float) -> list[float]:
+    """A few round steps from 0 to the last one."""
+    ticks = [tick for tick in nice_ticks(0.0, last) if tick <= last and tick == int(tick)]
+    return ticks if len(ticks) > 1 else [0.0, last]
