@@ -1,0 +1,109 @@
+"""A network for several tasks: an encoder, then a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from plait import registry
+from plait.errors import ConfigurationError
+from plait.models.backbones import Backbone, Normalisation, create_backbone
+from plait.models.decoders.base import Decoder
+from plait.models.encoders.base import Encoder
+from plait.models.predictions import Predictions
+from plait.tasks.base import Task
+
+
+class MultiTaskNetwork(nn.Module):
+    """Images to one prediction a task: an encoder, then a decoder; tasks may interact in either.
+
+    Args:
+        encoder: Made for the names of ``tasks``, in their order.
+        decoder: Made for ``tasks`` and the encoder's pyramids.
+        tasks: The tasks in declared order, auxiliary ones included.
+
+    Raises:
+        ConfigurationError: If the encoder was made for other tasks.
+    """
+
+    def __init__(self, encoder: Encoder, decoder: Decoder, tasks: Sequence[Task]) -> None:
+        super().__init__()
+        names = tuple(task.name for task in tasks)
+        if encoder.tasks != names:
+            raise ConfigurationError(
+                f"the encoder was made for {', '.join(encoder.tasks)}, expected {', '.join(names)}: "
+                f"make both for the same tasks in the same order"
+            )
+        self.encoder = encoder
+        self.decoder = decoder
+        self.tasks = tuple(tasks)
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """``(mean, std)`` of RGB in [0, 1] that images are expected to be normalised with."""
+        return self.encoder.normalisation
+
+    def forward(self, images: Tensor) -> Predictions:
+        """Maps normalised images ``[B, 3, H, W]`` to predictions at full size, in each task's logits."""
+        predictions: Predictions = self.decoder(self.encoder(images), size=images.shape[-2:])
+        return predictions
+
+
+def create_model(
+    *,
+    backbone: str,
+    tasks: Sequence[Task],
+    encoder: str = "shared",
+    decoder: str = "independent",
+    pretrained: bool = False,
+    weights: Path | str | None = None,
+    encoder_options: Mapping[str, Any] | None = None,
+    decoder_options: Mapping[str, Any] | None = None,
+    backbone_options: Mapping[str, Any] | None = None,
+) -> MultiTaskNetwork:
+    """A multi-task network by the names of its parts.
+
+    Args:
+        backbone: timm's name of the image network; see :func:`~plait.models.backbones.create_backbone`.
+        tasks: The tasks in declared order, auxiliary ones included.
+        encoder: A name of ``plait.list_encoders()``, or your own as ``package.module:Class``.
+        decoder: A name of ``plait.list_decoders()``, or your own.
+        pretrained: Whether backbones start from ImageNet weights.
+        weights: A ``.safetensors`` or ``.pth`` file for the backbone to start from instead.
+        encoder_options: The encoder's own keyword arguments.
+        decoder_options: The decoder's own, for instance ``{"head": "fpn", "head_options": {"width": 32}}``.
+        backbone_options: The backbone adapter's own, for instance ``{"output_stride": 16}``.
+
+    Raises:
+        ConfigurationError: If a name or an option is unknown, or the parts cannot work together.
+        WeightsUnavailableError: If the pretrained weights cannot be had.
+        CheckpointError: If the file of weights cannot be read or does not fit.
+    """
+
+    def make_backbone() -> Backbone:
+        return create_backbone(backbone, pretrained=pretrained, weights=weights, **(backbone_options or {}))
+
+    names = [task.name for task in tasks]
+    made: Encoder = registry.build(
+        "encoder", encoder, encoder_options or {}, make_backbone=make_backbone, tasks=names
+    )
+    registry.check_options("decoder", decoder, decoder_options or {})
+    try:
+        head: Decoder = registry.build(
+            "decoder",
+            decoder,
+            decoder_options or {},
+            tasks=tuple(tasks),
+            channels=made.channels,
+            strides=made.strides,
+            groups=made.groups,
+            default_head=made.default_head,
+        )
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"encoder {encoder!r} on {backbone!r} and decoder {decoder!r} cannot work together: {error}"
+        ) from error
+    return MultiTaskNetwork(made, head, tasks)
