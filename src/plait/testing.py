@@ -95,16 +95,18 @@ def write_tiny_rooms(
 
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
-    files = {}
+    splits = {}
     for place, (split, count) in enumerate(zip(("train", "val", "test"), images, strict=True)):
         rows = [_tiny_row(size, seed, room=1000 * place + i // 2, view=i % 2) for i in range(count)]
         path = root / f"{split}.parquet"
         pq.write_table(pa.Table.from_pylist(rows), path, compression="none")
         content = path.read_bytes()
-        files[path.name] = {
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "bytes": len(content),
+        splits[split] = {
+            "file": path.name,
             "images": count,
+            "rooms": (count + 1) // 2,
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
         }
     manifest = {
         "format": 1,
@@ -112,7 +114,8 @@ def write_tiny_rooms(
         "classes": list(CLASSES),
         "licence": "MIT",
         "command": "plait.testing.write_tiny_rooms",
-        "files": files,
+        "seed": seed,
+        "splits": splits,
     }
     (root / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return root
