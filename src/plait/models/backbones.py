@@ -117,6 +117,21 @@ class Backbone(nn.Module):
             for level, stride in zip(levels, self.strides, strict=True)
         ]
 
+    def parts(self) -> list[list[nn.Module]]:
+        """The network cut into consecutive parts, the stem first."""
+        return [[self.stem], *([cast("nn.Module", stage)] for stage in self.stages)]
+
+    def depths(self) -> dict[str, int]:
+        """For each parameter, by name, how many parts follow its own; 0 for what no part holds (a neck)."""
+        parts = self.parts()
+        after = {
+            id(parameter): len(parts) - 1 - place
+            for place, modules in enumerate(parts)
+            for module in modules
+            for parameter in module.parameters()
+        }
+        return {name: after.get(id(parameter), 0) for name, parameter in self.named_parameters()}
+
 
 class ResNet(Backbone):
     """ResNet and its kin (ResNeXt, SE-ResNet), by default at output stride 8 as in the survey.
@@ -378,6 +393,9 @@ class HRNet(Backbone):
                 branches = self._run(module, branches)
         return branches
 
+    def parts(self) -> list[list[nn.Module]]:
+        return [[self.stem], *([*pair] for pair in zip(self.transitions, self.exchanges, strict=True))]
+
     def _run(self, module: nn.Module, branches: list[Tensor]) -> list[Tensor]:
         if self.gradient_checkpointing and self.training:
             result: list[Tensor] = _recomputed(module, branches)
@@ -484,16 +502,27 @@ class ViT(Backbone):
         )
         network.set_grad_checkpointing(gradient_checkpointing)
         depth = len(network.blocks)
-        self.depths = [-(-depth * quarter // 4) - 1 for quarter in (1, 2, 3, 4)]
+        self.taken = [-(-depth * quarter // 4) - 1 for quarter in (1, 2, 3, 4)]
         self.transformer = network
         self.neck = pyramid
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
         maps = self.transformer.forward_intermediates(
-            images, indices=self.depths, norm=False, output_fmt="NCHW", intermediates_only=True
+            images, indices=self.taken, norm=False, output_fmt="NCHW", intermediates_only=True
         )
         levels: list[Tensor] = self.neck(maps)
         return levels
+
+    def parts(self) -> list[list[nn.Module]]:
+        blocks = list(self.transformer.blocks)
+        before = [part for part in self.transformer.children() if part is not self.transformer.blocks]
+        return [before, *([block] for block in blocks)]
+
+    def depths(self) -> dict[str, int]:
+        # Tokens and positions are parameters of the transformer itself, and come before its first block.
+        direct = {f"transformer.{name}" for name, _ in self.transformer.named_parameters(recurse=False)}
+        last = len(self.transformer.blocks)
+        return {name: last if name in direct else depth for name, depth in super().depths().items()}
 
 
 FAMILIES: Mapping[str, type[Backbone]] = {

