@@ -1,0 +1,24 @@
+"""How good a prediction is: measures pooled over a split, and the relative gain.
+
+Every metric is a ``torchmetrics.Metric`` that counts and divides at the end, so neither batching nor the
+number of processes changes a number. ``update(prediction, target)`` takes maps ``[B, C, H, W]``;
+``compute()`` returns ``{measure: value}`` in natural units, shares as fractions in [0, 1].
+"""
+
+from plait.metrics.depth import DepthErrors
+from plait.metrics.edges import PixelF
+from plait.metrics.normals import NormalsErrors
+from plait.metrics.relative_gain import RelativeGain, relative_gain
+from plait.metrics.saliency import SaliencyPooled, SaliencySurvey
+from plait.metrics.segmentation import MeanIoU
+
+__all__ = [
+    "DepthErrors",
+    "MeanIoU",
+    "NormalsErrors",
+    "PixelF",
+    "RelativeGain",
+    "SaliencyPooled",
+    "SaliencySurvey",
+    "relative_gain",
+]

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from plait.data.labels import Label
 
 
+def unchanged(activated: Tensor) -> Tensor:
+    """The map itself; a function of a module, so that tasks can be sent to worker processes."""
+    return activated
+
+
 class Loss(Protocol):
     """A loss over known pixels whose denominators depend on the target alone.
 
@@ -68,7 +73,7 @@ class Legend:
     """
 
     entries: tuple[tuple[str, tuple[int, int, int]], ...] = ()
-    bar: np.ndarray | None = None
+    bar: np.ndarray | None = field(default=None, compare=False)
     low: str = ""
     high: str = ""
 
@@ -114,7 +119,7 @@ class Task:
     error: Callable[[Tensor, Tensor], np.ndarray]
     legend: Legend
     constant: Callable[[Sequence[Tensor]], Tensor]
-    flip: Callable[[Tensor], Tensor] = field(default=lambda activated: activated)
+    flip: Callable[[Tensor], Tensor] = unchanged
     weight: float = 1.0
     auxiliary: bool = False
 
@@ -143,7 +148,9 @@ def check_name(name: str) -> None:
             f"got {name!r}: rename it"
         )
     if hasattr(nn.ModuleDict(), name) or name in nn.Module().__dict__:
-        raise ConfigurationError(f"{name!r} cannot name a task, torch uses it itself; call it {name + '_map'!r}")
+        raise ConfigurationError(
+            f"{name!r} cannot name a task, torch uses it itself; call it {name + '_map'!r}"
+        )
 
 
 def known_anywhere(target: Tensor, unknown: Callable[[Tensor], Tensor]) -> Tensor:

@@ -1,0 +1,100 @@
+"""Counting by thresholds, shared by the measures of probability maps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+def floats(**values: Tensor) -> dict[str, float]:
+    """Scalars as a dictionary of Python floats."""
+    return {name: value.item() for name, value in values.items()}
+
+
+def threshold_counts(
+    passed: Tensor, positive: Tensor, known: Tensor, thresholds: int
+) -> tuple[Tensor, Tensor]:
+    """True positives and predicted positives at each threshold, for each image.
+
+    Args:
+        passed: How many of the ascending thresholds a pixel's prediction passes, int64 ``[B, N]``.
+        positive: Whether the target is positive, bool ``[B, N]``.
+        known: Which pixels count, bool ``[B, N]``.
+        thresholds: Their number T.
+
+    Returns:
+        Two int64 maps ``[B, T]``.
+    """
+    images, bins = len(passed), thresholds + 1
+    # One histogram over (image, target, thresholds passed); threshold t is passed by who passes more than t.
+    cells = passed + bins * positive.long()
+    cells = cells + 2 * bins * torch.arange(images, device=cells.device)[:, None]
+    histogram = cells[known].bincount(minlength=images * 2 * bins).view(images, 2, bins)
+    passing = histogram.flip(2).cumsum(2).flip(2)[:, :, 1:]
+    return passing[:, 1], passing.sum(1)
+
+
+def flat(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Prediction, whether the target is positive (from 0.5), and whether it is known: each ``[B, N]``."""
+    if prediction.shape != target.shape:
+        raise ValueError(f"expected a prediction of shape {list(target.shape)}, got {list(prediction.shape)}")
+    target = target.flatten(1)
+    return prediction.flatten(1), target >= 0.5, target.isfinite()
+
+
+def as_probability(prediction: Tensor) -> Tensor:
+    """Probabilities in float32 at least; uint8 is divided by 255."""
+    if prediction.dtype == torch.uint8:
+        return prediction / 255
+    return prediction if prediction.dtype == torch.float64 else prediction.float()
+
+
+def eight_bit(prediction: Tensor) -> Tensor:
+    """Probabilities times 255, truncated to uint8; uint8 stays as it is."""
+    if prediction.dtype == torch.uint8:
+        return prediction
+    return (as_probability(prediction).clamp(0, 1) * 255).to(torch.uint8)
+
+
+class PooledCounts(Metric):
+    """State of the measures that pool counts over a split: hits and predicted positives at each threshold.
+
+    Abstract: a measure adds ``update``, which calls :meth:`count`, and ``compute``, which calls
+        :meth:`best_f`.
+
+    Args:
+        thresholds: Ascending; a probability passes from the threshold on.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    hits: Tensor
+    predicted: Tensor
+    actual: Tensor
+    pixels: Tensor
+
+    def __init__(self, thresholds: tuple[float, ...]) -> None:
+        super().__init__()
+        self.thresholds = thresholds
+        for name in ("hits", "predicted"):
+            self.add_state(name, torch.zeros(len(thresholds), dtype=torch.int64), "sum")
+        self.add_state("actual", torch.tensor(0), "sum")
+        self.add_state("pixels", torch.tensor(0), "sum")
+
+    def count(self, probability: Tensor, target: Tensor) -> None:
+        """Adds images: probabilities and targets ``[B, 1, H, W]``, the target NaN where unknown."""
+        probability, positive, known = flat(probability, target)
+        passed = torch.bucketize(probability, probability.new_tensor(self.thresholds), right=True)
+        hits, predicted = threshold_counts(passed, positive, known, len(self.thresholds))
+        self.hits += hits.sum(0)
+        self.predicted += predicted.sum(0)
+        self.actual += (positive & known).sum()
+        self.pixels += known.sum()
+
+    def best_f(self, *, beta_square: float) -> Tensor:
+        """The largest F over thresholds, 0 where it is undefined; NaN if no pixel was known."""
+        precision = self.hits.double() / self.predicted
+        recall = self.hits.double() / self.actual
+        f_measure = (1 + beta_square) * precision * recall / (beta_square * precision + recall)
+        return f_measure.nan_to_num(0.0).max().where(self.pixels > 0, torch.nan)

@@ -1,0 +1,27 @@
+"""Edges, pixel by pixel."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from plait.metrics.counts import PooledCounts, as_probability, floats
+
+
+class PixelF(PooledCounts):
+    """Pixel-wise F of a probability map at the best threshold of the whole split, 0.01, 0.02, ..., 0.99.
+
+    ``pixel_f`` is in [0, 1]; NaN if no pixel was known. A target is positive from 0.5 and NaN where unknown.
+
+    It needs no matching and allows no displacement: a prediction one pixel beside the edge is wrong twice. It
+    is not the boundary F (ODS) of the literature and must not be put beside one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tuple(k / 100 for k in range(1, 100)))
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Adds images: probabilities (or uint8) and targets of shape ``[B, 1, H, W]``."""
+        self.count(as_probability(prediction), target)
+
+    def compute(self) -> dict[str, float]:
+        return floats(pixel_f=self.best_f(beta_square=1.0))

@@ -1,0 +1,109 @@
+"""Angles between surface normals, pooled over all known pixels of a split."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from plait.metrics.counts import floats
+
+BINS_A_DEGREE = 1000
+WITHIN = (11.25, 22.5, 30.0)
+
+
+class NormalsErrors(Metric):
+    """Statistics of the angle between predicted and true normals over every known pixel of a split.
+
+    Computes ``mean``, ``median`` and ``rmse`` in degrees and ``within_11_25``, ``within_22_5``,
+    ``within_30``, the shares of pixels with a smaller angle than that many degrees. All are NaN if no pixel
+    was known. A zero prediction is 90 degrees from everything.
+
+    The angle is 2 atan2(|p - g|, |p + g|) in float64, of vectors scaled to unit length; an arc cosine loses
+    digits near 0 and 180 degrees.
+
+    Args:
+        exact_median: By default the median is read from a histogram of a thousandth of a degree, so it is
+            within 0.0005 degrees, independent of batching and of the number of processes, and costs 1.4 MB.
+            True keeps every angle instead (8 bytes a pixel) and is exact.
+
+    Source:
+        Survey code (folder evaluator) for the pooling; its on-line meter reports the mean under the name
+        rmse.
+    """
+
+    full_state_update = False
+    higher_is_better = False
+    pixels: Tensor
+    total: Tensor
+    squares: Tensor
+    within: Tensor
+    histogram: Tensor
+    angles: list[Tensor]
+
+    def __init__(self, *, exact_median: bool = False) -> None:
+        super().__init__()
+        self.exact_median = exact_median
+        self.add_state("pixels", torch.tensor(0), "sum")
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), "sum")
+        self.add_state("squares", torch.tensor(0.0, dtype=torch.float64), "sum")
+        self.add_state("within", torch.zeros(len(WITHIN), dtype=torch.int64), "sum")
+        if exact_median:
+            self.add_state("angles", [], "cat")
+        else:
+            self.add_state("histogram", torch.zeros(180 * BINS_A_DEGREE, dtype=torch.int64), "sum")
+
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Adds a batch: vectors ``[B, 3, H, W]`` of any length; the target is NaN where unknown."""
+        if prediction.shape != target.shape:
+            raise ValueError(
+                f"expected a prediction of shape {list(target.shape)}, got {list(prediction.shape)}"
+            )
+        known = target.isfinite().all(1)
+        angles = angle(prediction.movedim(1, -1)[known], target.movedim(1, -1)[known])
+        self.pixels += len(angles)
+        self.total += angles.sum()
+        self.squares += angles.square().sum()
+        self.within += torch.stack([(angles < limit).sum() for limit in WITHIN])
+        if self.exact_median:
+            self.angles.append(angles)
+        else:
+            # A NaN prediction shows in the mean; here it needs some bin.
+            bins = (angles.nan_to_num(180.0) * BINS_A_DEGREE).long().clamp(max=len(self.histogram) - 1)
+            self.histogram += bins.bincount(minlength=len(self.histogram))
+
+    def compute(self) -> dict[str, float]:
+        within = self.within / self.pixels.double()
+        return floats(
+            mean=self.total / self.pixels,
+            median=self._median(),
+            rmse=(self.squares / self.pixels).sqrt(),
+            within_11_25=within[0],
+            within_22_5=within[1],
+            within_30=within[2],
+        )
+
+    def _median(self) -> Tensor:
+        """The middle angle, or the mean of the two middle ones."""
+        if not self.pixels:
+            return torch.tensor(torch.nan)
+        middle = torch.stack([(self.pixels - 1) // 2, self.pixels // 2])
+        if self.exact_median:
+            gathered = self.angles if isinstance(self.angles, list) else [self.angles]
+            return torch.cat(gathered).sort().values[middle].mean()
+        bins = torch.searchsorted(self.histogram.cumsum(0), middle, right=True)
+        return (bins.double() + 0.5).mean() / BINS_A_DEGREE
+
+
+def angle(first: Tensor, second: Tensor) -> Tensor:
+    """Degrees between vectors ``[..., 3]`` of any length, in float64: ``[...]``."""
+    first, second = (
+        vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(min=1e-12)
+        for vectors in (first.double(), second.double())
+    )
+    half = torch.atan2(
+        torch.linalg.vector_norm(first - second, dim=-1), torch.linalg.vector_norm(first + second, dim=-1)
+    )
+    return half * (360 / math.pi)

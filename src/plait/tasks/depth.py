@@ -1,0 +1,122 @@
+"""Metric depth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from plait.data.labels import Depth
+from plait.errors import ConfigurationError
+from plait.metrics.depth import DepthErrors, DepthProtocol
+from plait.registry import nearest
+from plait.tasks import constant, pictures
+from plait.tasks.base import Legend, Measure, Task, unchanged
+from plait.tasks.loss import (
+    BerHu,
+    DepthL1,
+    DepthLogL1,
+    DepthSobel,
+    ScaleInvariantLog,
+    Term,
+    at_least_float32,
+    weighted_sum,
+)
+
+TERMS: Mapping[str, Callable[[], Term]] = {
+    "l1": DepthL1,
+    "log_l1": DepthLogL1,
+    "silog": ScaleInvariantLog,
+    "berhu": BerHu,
+    "sobel": DepthSobel,
+}
+MEASURES = (
+    Measure("rmse", "RMSE", "m", higher_is_better=False),
+    Measure("log_rmse", "log-RMSE", "", higher_is_better=False),
+    Measure("abs_rel", "absRel", "", higher_is_better=False),
+    Measure("sq_rel", "sqRel", "m", higher_is_better=False),
+    Measure("delta1", "δ < 1.25", "%", higher_is_better=True),
+    Measure("delta2", "δ < 1.25²", "%", higher_is_better=True),
+    Measure("delta3", "δ < 1.25³", "%", higher_is_better=True),
+)
+
+
+def linear(logits: Tensor) -> Tensor:
+    """Metres as they come, negative ones included."""
+    return at_least_float32(logits)
+
+
+def softplus(logits: Tensor) -> Tensor:
+    """Positive metres, linear where large."""
+    return F.softplus(at_least_float32(logits))
+
+
+def exp(logits: Tensor) -> Tensor:
+    """Positive metres, the network predicting their logarithm; at most e^10, about 22 km."""
+    return at_least_float32(logits).clamp(max=10).exp()
+
+
+PARAMETRISATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "linear": linear,
+    "softplus": softplus,
+    "exp": exp,
+}
+
+
+def depth(
+    name: str,
+    *,
+    loss: str | dict[str, float] = "l1",
+    parametrisation: Literal["linear", "softplus", "exp"] = "linear",
+    protocol: DepthProtocol = "plain",
+    far: float = 8.0,
+    label: str = "depth",
+    weight: float = 1.0,
+    auxiliary: bool = False,
+) -> Task:
+    """Metres along the optical axis; the headline measure is the RMSE over all pixels of the split.
+
+    Args:
+        name: The task's name.
+        loss: Terms with weights: ``l1`` (metres), ``log_l1``, ``silog``, ``berhu``, ``sobel``.
+        parametrisation: How the network's output becomes metres: ``linear`` as it is (the survey's),
+            ``softplus`` or ``exp`` for positive depth. The terms compare metres in each case.
+        protocol: What measures make of predictions that are not positive; see
+            :class:`plait.metrics.DepthErrors`.
+        far: The far end of the pictures' bar, in metres; the near end is 0.
+        label: The data set's field.
+        weight: Fixed loss weight.
+        auxiliary: Supervise it only at intermediate predictions.
+
+    Raises:
+        ConfigurationError: If a term or the parametrisation is unknown, or ``far`` is not positive.
+    """
+    if parametrisation not in PARAMETRISATIONS:
+        raise ConfigurationError(
+            f"task {name!r} has no parametrisation {parametrisation!r}"
+            f"{nearest(parametrisation, PARAMETRISATIONS)}; known are {', '.join(PARAMETRISATIONS)}"
+        )
+    if not far > 0:
+        raise ConfigurationError(f"the far end of task {name!r}'s pictures must be above 0 m, got {far}")
+    link = PARAMETRISATIONS[parametrisation]
+    return Task(
+        name=name,
+        kind="depth",
+        channels=1,
+        label=label,
+        label_type=Depth,
+        loss=weighted_sum(loss, TERMS, link=link),
+        activate=link,
+        decide=unchanged,
+        metric=partial(DepthErrors, protocol=protocol),
+        measures=MEASURES,
+        picture=partial(pictures.bar_picture, bar=pictures.DEPTH_BAR, low=0.0, high=far),
+        error=partial(pictures.absolute_error, high=far / 4),
+        legend=Legend(bar=pictures.DEPTH_BAR, low="0 m", high=f"{far:g} m"),
+        constant=constant.mean_depth,
+        weight=weight,
+        auxiliary=auxiliary,
+    )

@@ -1,0 +1,65 @@
+"""What edges and saliency have in common: one probability a pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Literal
+
+from torch import Tensor
+from torchmetrics import Metric
+
+from plait.data.labels import Label
+from plait.errors import ConfigurationError
+from plait.tasks import constant, pictures
+from plait.tasks.base import Legend, Measure, Task, unchanged
+from plait.tasks.loss import BalancedBCE, at_least_float32, weighted_sum
+
+
+def mask_task(
+    name: str,
+    *,
+    kind: str,
+    label_type: type[Label],
+    loss: str | Mapping[str, float],
+    positive_weight: float | Literal["batch"],
+    metric: Callable[[], Metric],
+    measures: tuple[Measure, ...],
+    label: str,
+    weight: float,
+    auxiliary: bool,
+) -> Task:
+    """A task with one probability a pixel and the balanced sigmoid cross-entropy.
+
+    Raises:
+        ConfigurationError: If a term is unknown or ``positive_weight`` is not in [0, 1].
+    """
+    if positive_weight != "batch" and not (
+        isinstance(positive_weight, int | float) and 0 <= positive_weight <= 1
+    ):
+        raise ConfigurationError(
+            f"positive_weight of task {name!r} must be from 0 to 1, or 'batch'; got {positive_weight!r}"
+        )
+    return Task(
+        name=name,
+        kind=kind,
+        channels=1,
+        label=label,
+        label_type=label_type,
+        loss=weighted_sum(loss, {"balanced_bce": partial(BalancedBCE, positive_weight)}),
+        activate=probability,
+        decide=unchanged,
+        metric=metric,
+        measures=measures,
+        picture=partial(pictures.bar_picture, bar=pictures.PROBABILITY_BAR, low=0.0, high=1.0),
+        error=partial(pictures.absolute_error, high=1.0),
+        legend=Legend(bar=pictures.PROBABILITY_BAR, low="0", high="1"),
+        constant=constant.base_rate,
+        weight=weight,
+        auxiliary=auxiliary,
+    )
+
+
+def probability(logits: Tensor) -> Tensor:
+    """Probabilities ``[B, 1, H, W]``."""
+    return at_least_float32(logits).sigmoid()

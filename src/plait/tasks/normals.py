@@ -1,0 +1,77 @@
+"""Surface normals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from torch import Tensor
+
+from plait.data.labels import Normals
+from plait.metrics.normals import NormalsErrors
+from plait.tasks import constant, pictures
+from plait.tasks.base import Measure, Task
+from plait.tasks.loss import NormalsCosine, NormalsL1, Term, at_least_float32, unit, weighted_sum
+
+TERMS: Mapping[str, Callable[[], Term]] = {"l1": NormalsL1, "cosine": NormalsCosine}
+MEASURES = (
+    Measure("mean", "mean angle", "°", higher_is_better=False),
+    Measure("median", "median angle", "°", higher_is_better=False),
+    Measure("rmse", "RMS angle", "°", higher_is_better=False),
+    Measure("within_11_25", "within 11.25°", "%", higher_is_better=True),
+    Measure("within_22_5", "within 22.5°", "%", higher_is_better=True),
+    Measure("within_30", "within 30°", "%", higher_is_better=True),
+)
+
+
+def normals(
+    name: str,
+    *,
+    loss: str | dict[str, float] = "l1",
+    exact_median: bool = False,
+    label: str = "normals",
+    weight: float = 1.0,
+    auxiliary: bool = False,
+) -> Task:
+    """Unit vectors in the camera frame; the headline measure is the mean angle over all pixels.
+
+    Args:
+        name: The task's name.
+        loss: Terms with weights: ``l1`` on the normalised prediction, ``cosine``.
+        exact_median: See :class:`plait.metrics.NormalsErrors`.
+        label: The data set's field.
+        weight: Fixed loss weight.
+        auxiliary: Supervise it only at intermediate predictions.
+
+    Raises:
+        ConfigurationError: If a term is unknown.
+    """
+    return Task(
+        name=name,
+        kind="normals",
+        channels=3,
+        label=label,
+        label_type=Normals,
+        loss=weighted_sum(loss, TERMS),
+        activate=direction,
+        decide=direction,
+        metric=partial(NormalsErrors, exact_median=exact_median),
+        measures=MEASURES,
+        picture=pictures.normals_picture,
+        error=pictures.normals_error,
+        legend=pictures.NORMALS_LEGEND,
+        constant=constant.mean_normal,
+        flip=mirror,
+        weight=weight,
+        auxiliary=auxiliary,
+    )
+
+
+def direction(vectors: Tensor) -> Tensor:
+    """Vectors ``[B, 3, H, W]`` of unit length; normalised again after averaging."""
+    return unit(at_least_float32(vectors))
+
+
+def mirror(vectors: Tensor) -> Tensor:
+    """Normals ``[B, 3, H, W]`` seen in a mirror: x changes its sign."""
+    return vectors * vectors.new_tensor([-1.0, 1.0, 1.0])[:, None, None]
