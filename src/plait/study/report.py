@@ -1,0 +1,494 @@
+"""From run folders to a comparison: one HTML page that needs no network, and Markdown and CSV beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+import operator
+import os
+import shlex
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from plait import config
+from plait.errors import ConfigurationError
+from plait.study.charts import learning_curves
+from plait.study.comparison import Arm, Comparison, join
+from plait.study.cost import Cost, measure_cost
+from plait.study.qualitative import Prediction, Row, data_uri, rows, spread
+from plait.training.evaluate import constant_scores
+from plait.training.run import Run, load_run
+
+if TYPE_CHECKING:
+    from plait.data.sample import DataSet
+    from plait.models.network import MultiTaskNetwork
+    from plait.tasks.base import Task
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+SINGLE_TASK = "single-task"
+SHARING = ("tasks", "model.encoder", "model.decoder", "balancer")
+"""What may differ between a network and its single-task twins: the ways of sharing that are compared."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs behind one arm.
+
+    Attributes:
+        name: The arm's name.
+        runs: One run, or a single-task run for each task.
+        comparable: Whether everything but the ways of sharing is as in the reference.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+    comparable: bool = True
+
+
+def report(
+    folders: Sequence[Path],
+    *,
+    out: Path | None = None,
+    title: str = "Networks compared",
+    command: str | None = None,
+    images: int = 6,
+) -> tuple[Comparison, Path]:
+    """Compares finished runs: writes an HTML page, and Markdown, CSV and JSON of its table beside it.
+
+    Single-task runs, one for each task of a multi-task run, become one arm: what it takes to predict all
+    tasks without sharing. Relative gain and cost ratios refer to it.
+
+    Args:
+        folders: Runs' folders, or folders that hold them.
+        out: The HTML file; None for ``report.html`` in the folder that holds the runs.
+        title: The page's heading.
+        command: The command that made the runs, if one did.
+        images: How many images of the test split are shown.
+
+    Returns:
+        The comparison and the page.
+
+    Raises:
+        ConfigurationError: If there is no run, one is not finished, or they were scored on different data.
+    """
+    runs = [load_run(folder) for folder in find_runs(folders)]
+    check_one_split(runs)
+    groups, notes = arms_of(runs)
+    models = {run.path: run.model() for run in runs}
+    dataset = whole_dataset(runs, runs[0].recipe.data.test_split)
+    costs = measure_costs(runs, models, dataset)
+    comparison = compare(groups, costs, constant_column(runs), [*notes, *general_notes(runs)])
+    places = spread(len(dataset), images)
+    networks = {group.name: [models[run.path] for run in group.runs] for group in groups}
+    pictures = list(rows(dataset, places, networks, evaluation=runs[0].recipe.evaluation))
+    out = out or Path(os.path.commonpath([run.path.resolve().parent for run in runs])) / "report.html"
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise ConfigurationError(
+            f"the report is an HTML page: give --out a name that ends in .html, got {out}"
+        )
+    page = render(comparison, groups, pictures, title=title, command=command, out=out)
+    write(out, page)
+    write(out.with_suffix(".md"), comparison.markdown())
+    write(out.with_suffix(".csv"), comparison.csv())
+    write(out.with_suffix(".json"), comparison.to_json())
+    return comparison, out
+
+
+def find_runs(folders: Sequence[Path]) -> list[Path]:
+    """The run folders among and below the given ones, each once.
+
+    Raises:
+        ConfigurationError: If a folder holds no run.
+    """
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        inside = sorted(path.parent for path in Path(folder).rglob("recipe.yaml"))
+        if not inside:
+            raise ConfigurationError(f"{folder} holds no run: a run's folder has a recipe.yaml in it")
+        found.update({path.resolve(): path for path in inside})
+    return list(found.values())
+
+
+def check_one_split(runs: Sequence[Run]) -> None:
+    """Refuses runs that are not finished, or whose scores are of different images or measures."""
+    for run in runs:
+        if not run.finished:
+            raise ConfigurationError(
+                f"{run.path} is not finished: "
+                f"`plait train {run.path / 'recipe.yaml'} --out {run.path}` goes on with it"
+            )
+    first = runs[0]
+    for run in runs[1:]:
+        for key in ("name", "root", "options", "test_split"):
+            ours, theirs = getattr(run.recipe.data, key), getattr(first.recipe.data, key)
+            if ours != theirs:
+                raise ConfigurationError(
+                    f"{run.path} and {first.path} cannot be in one table: "
+                    f"their data.{key} are {ours!r} and {theirs!r}"
+                )
+    kinds: dict[str, tuple[Run, dict[str, Any]]] = {}
+    for run in runs:
+        for name, options in run.recipe.tasks.items():
+            other, theirs = kinds.setdefault(name, (run, options))
+            if any(options.get(key) != theirs.get(key) for key in ("kind", "classes", "label")):
+                raise ConfigurationError(
+                    f"{run.path} and {other.path} mean different things by the task {name!r}"
+                )
+
+
+def arms_of(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
+    """The runs as arms, single-task runs together, and what must be said about it."""
+    several = [run for run in runs if len(run.tasks) > 1]
+    single = [run for run in runs if len(run.tasks) == 1]
+    names = arm_names(runs)
+    apart = [Group(names[run.path], (run,)) for run in runs]
+    if not several or not single:
+        return apart, []
+    tasks = {task.name: None for run in several for task in run.tasks}
+    by_task = {name: [run for run in single if run.tasks[0].name == name] for name in tasks}
+    if any(len(found) != 1 for found in by_task.values()):
+        counts = join([f"{len(found)} for {name}" for name, found in by_task.items()])
+        return apart, [
+            f"No relative gain: it needs one single-task run for each task, and there are {counts}."
+        ]
+    reference = tuple(found[0] for found in by_task.values())
+    if len({yaml_but(run, SHARING) for run in reference}) > 1:
+        return apart, [
+            "No relative gain: the single-task runs differ from each other in more than their task."
+        ]
+    groups, notes = [Group(SINGLE_TASK, reference)], []
+    for run in several:
+        differing = differences(run, reference[0])
+        groups.append(Group(names[run.path], (run,), comparable=not differing))
+        if differing:
+            notes.append(
+                f"No relative gain for {names[run.path]}: beside its way of sharing it differs from the "
+                f"single-task networks in {join(differing)}."
+            )
+    return groups, notes
+
+
+def arm_names(runs: Sequence[Run]) -> dict[Path, str]:
+    """The folders' names, with the parent's where two are the same."""
+    last = [run.path.resolve().name for run in runs]
+    return {
+        run.path: name if last.count(name) == 1 else f"{run.path.resolve().parent.name}/{name}"
+        for run, name in zip(runs, last, strict=True)
+    }
+
+
+def differences(run: Run, other: Run) -> list[str]:
+    """Dotted keys in which two recipes differ, the ways of sharing aside."""
+    ours, theirs = (dict(leaves(config.plain(r.recipe))) for r in (run, other))
+    keys = dict.fromkeys([*ours, *theirs])
+    return [key for key in keys if ours.get(key) != theirs.get(key) and not key.startswith(SHARING)]
+
+
+def yaml_but(run: Run, left_out: tuple[str, ...]) -> str:
+    """A recipe as text without some of its keys."""
+    return repr([(k, v) for k, v in leaves(config.plain(run.recipe)) if not k.startswith(left_out)])
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values with dotted names; the model's parts are kept whole."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value and f"{prefix}{key}" not in SHARING:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def whole_dataset(runs: Sequence[Run], split: str) -> DataSet:
+    """A split with the labels of all runs' tasks."""
+    recipe = runs[0].recipe
+    tasks = {name: options for run in runs for name, options in run.recipe.tasks.items()}
+    every = config.replace(recipe, {"tasks": tasks})
+    return Run(runs[0].path, every).dataset(split)
+
+
+def constant_column(runs: Sequence[Run]) -> Mapping[str, Mapping[str, float]]:
+    """Scores of the best constant prediction for all tasks of the runs."""
+    tasks: dict[str, Task] = {task.name: task for run in runs for task in run.tasks if not task.auxiliary}
+    data = runs[0].recipe.data
+    train, test = (whole_dataset(runs, split) for split in (data.train_split, data.test_split))
+    return constant_scores(train, test, tuple(tasks.values()))
+
+
+def measure_costs(
+    runs: Sequence[Run], models: Mapping[Path, MultiTaskNetwork], dataset: DataSet, rounds: int = 3
+) -> dict[Path, Cost]:
+    """What each run's network costs, on one thread.
+
+    The networks take turns, and the median of the rounds counts, so that a busy moment hits all alike.
+    """
+    recipe = runs[0].recipe
+    size = recipe.evaluation.size or tuple(dataset[0].image.shape[-2:])
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        turns = [
+            {path: measure_cost(model, size, repeats=3) for path, model in models.items()}
+            for _ in range(rounds)
+        ]
+    finally:
+        torch.set_num_threads(before)
+    return {
+        path: dataclasses.replace(
+            turns[0][path], latency=statistics.median(turn[path].latency or 0.0 for turn in turns)
+        )
+        for path in models
+    }
+
+
+def compare(
+    groups: Sequence[Group],
+    costs: Mapping[Path, Cost],
+    constant: Mapping[str, Mapping[str, float]] | None,
+    notes: Sequence[str],
+) -> Comparison:
+    """The comparison of arms."""
+    scores = {run.path: run.scores for group in groups for run in group.runs}
+    tasks = {name: tuple(measures) for found in scores.values() for name, measures in found.measures.items()}
+    made = [
+        Arm(
+            name=group.name,
+            scores={task: numbers for run in group.runs for task, numbers in scores[run.path].items()},
+            networks=len(group.runs),
+            cost=functools.reduce(operator.add, [costs[run.path] for run in group.runs]) if costs else None,
+            train_seconds=sum(run.train_seconds for run in group.runs),
+            train_cpu_seconds=sum(run.train_cpu_seconds for run in group.runs),
+            comparable=group.comparable,
+        )
+        for group in groups
+    ]
+    reference = SINGLE_TASK if any(len(group.runs) > 1 for group in groups) else None
+    return Comparison(
+        tasks=tasks, arms=tuple(made), constant=constant, reference=reference, notes=tuple(notes)
+    )
+
+
+def general_notes(runs: Sequence[Run]) -> list[str]:
+    """What a reader must know with the numbers."""
+    recipe = runs[0].recipe
+    seeds = sorted({run.recipe.training.seed for run in runs})
+    scores = runs[0].scores
+    split = f"Scores are of {scores.images} held-out images ({recipe.data.name}, split {scores.split})"
+    notes = []
+    if len(seeds) == 1:
+        notes.append(
+            f"One seed ({seeds[0]}): how much these numbers change from seed to seed was not measured, so no "
+            f"difference here is shown to be more than chance."
+        )
+    else:
+        notes.append(f"Seeds {join([str(seed) for seed in seeds])}, one run each: they are not averaged.")
+    notes.append(
+        f"{split}, pooled over the split at label size; the last weights were scored, none selected."
+    )
+    if any(run.recipe.training.keep == "best" for run in runs):
+        best = [
+            name
+            for name, run in zip(arm_names(runs).values(), runs, strict=True)
+            if run.recipe.training.keep == "best"
+        ]
+        notes[-1] = (
+            f"{split}, pooled over the split at label size; of {join(best)} the weights that were best on "
+            f"{recipe.data.validation_split} were scored, of the others the last."
+        )
+    notes.append(
+        "The constant predicts the same at every pixel: the best value on the training images. Latency is of "
+        "one image on one thread; training times are sums over an arm's networks."
+    )
+    return notes
+
+
+def render(
+    comparison: Comparison,
+    groups: Sequence[Group],
+    pictures: Sequence[Row],
+    *,
+    title: str,
+    command: str | None,
+    out: Path,
+) -> str:
+    """The page."""
+    from jinja2 import Environment, StrictUndefined
+
+    runs = [run for group in groups for run in group.runs]
+    styles = {group.name: place for place, group in enumerate(groups)}
+    template = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(TEMPLATE.read_text(encoding="utf-8"))
+    tasks = {task.name: task for run in runs for task in run.tasks}
+    backbones = join(sorted({run.recipe.model.backbone for run in runs}))
+    said = comparison.sentences()
+    return template.render(
+        title=title,
+        subtitle=f"{backbones} on {runs[0].recipe.data.name}: {join(list(comparison.tasks))}",
+        sentences=said
+        or ["These runs have no single-task networks to be held against: the table only lists them."],
+        notes=comparison.notes,
+        caption=(
+            "Every measure on the held-out images. Bold: the headline measure of a task, which enters the "
+            "relative gain; a positive gain is better. A ratio (×) is to the single-task networks together."
+            if comparison.reference
+            else "Every measure on the held-out images. Bold: the headline measure of a task."
+        ),
+        heads=comparison.columns,
+        sections=[
+            {"title": name, "is_task": name in comparison.tasks, "lines": list(lines)}
+            for name, lines in groupby(comparison.lines(), key=lambda line: line.section)
+        ],
+        curves=curves(groups, styles),
+        curves_note=(
+            "Training loss of each task by step, smoothed over one twenty-fifth of the run. It is the loss "
+            "on augmented training images: it shows how the networks learn, not how they do on new images."
+        ),
+        arms=list(styles),
+        columns=1 + 2 * min(2, len(groups)),
+        rooms=[shown_row(row, tasks) for row in pictures],
+        rooms_note=(
+            f"{len(pictures)} images spread evenly over the held-out split, chosen by position, not by "
+            "result. Beside each prediction is its error, with the headline measure on that image alone."
+        ),
+        legends=[legend(task) for task in tasks.values()],
+        facts=facts(runs, comparison, command),
+        recipes=[
+            {"name": names, "text": config.dump(run.recipe)}
+            for run, names in zip(runs, arm_names(runs).values(), strict=True)
+        ],
+        version=importlib.metadata.version("plait"),
+        folders=shlex.join(os.path.relpath(run.path, out.parent) for run in runs),
+    )
+
+
+def curves(groups: Sequence[Group], styles: Mapping[str, int]) -> list[dict[str, str]]:
+    """A chart a task."""
+    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for group in groups:
+        for run in group.runs:
+            for line in run.log:
+                for task, value in line.get("loss", {}).items():
+                    value = float("nan") if value is None else float(value)
+                    found.setdefault(task, {}).setdefault(group.name, []).append((line["step"], value))
+    return [
+        {
+            "title": task,
+            "svg": learning_curves(
+                by_arm, title=f"Training loss of {task} by step", quantity="training loss", styles=styles
+            ),
+        }
+        for task, by_arm in found.items()
+    ]
+
+
+def shown_row(row: Row, tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """One image as the template takes it."""
+    return {
+        "id": row.id,
+        "image": data_uri(row.image, photo=True),
+        "height": row.image.shape[0],
+        "width": row.image.shape[1],
+        "tasks": [
+            {"name": name, "pictures": list(shown_pictures(row, name))}
+            for name in tasks
+            if name in row.predictions
+        ],
+    }
+
+
+def shown_pictures(row: Row, task: str) -> Iterator[dict[str, Any]]:
+    """Target, then prediction and error of each arm."""
+    if task in row.targets:
+        yield picture(row.targets[task], "target", f"The labelled {task} of {row.id}")
+    for arm, found in row.predictions[task].items():
+        yield picture(found.picture, arm, f"{task} of {row.id} as predicted by {arm}")
+        if found.error is not None:
+            yield picture(
+                found.error, error_caption(found), f"Error of {arm} on {task} of {row.id}: {found.score}"
+            )
+
+
+def error_caption(found: Prediction) -> str:
+    """What stands below an error map."""
+    return f"its error: {found.score}" if found.score else "its error"
+
+
+def picture(pixels: np.ndarray[Any, np.dtype[np.uint8]], caption: str, alt: str) -> dict[str, Any]:
+    """A picture as the template takes it."""
+    height, width = pixels.shape[:2]
+    return {"image": data_uri(pixels), "caption": caption, "alt": alt, "width": width, "height": height}
+
+
+def legend(task: Task) -> dict[str, Any]:
+    """How to read a task's pictures."""
+    bars = []
+    for heading, found in (("", task.legend),):
+        if found.bar is not None:
+            stops = np.asarray(found.bar, dtype=np.uint8)
+            bars.append(
+                {
+                    "title": heading,
+                    "image": data_uri(np.repeat(stops[None], 8, axis=0)),
+                    "alt": f"Colours of {task.name} from {found.low} to {found.high}",
+                    "low": found.low,
+                    "high": found.high,
+                }
+            )
+    entries = [
+        {"text": text, "colour": tuple(int(c) for c in colour)} for text, colour in task.legend.entries
+    ]
+    return {"title": task.name, "entries": entries, "bars": bars, "note": ""}
+
+
+def facts(runs: Sequence[Run], comparison: Comparison, command: str | None) -> list[tuple[str, str]]:
+    """How the runs were made."""
+    recipe, environment = runs[0].recipe, runs[0].environment
+    packages = environment.get("packages", {})
+    wanted = ("plait", "torch", "torchvision", "timm", "torchmetrics", "numpy")
+    steps = sorted({run.recipe.training.steps for run in runs})
+    wall = sum(run.train_seconds for run in runs)
+    processor = sum(run.train_cpu_seconds for run in runs)
+    found = [("Command", command)] if command else []
+    return [
+        *found,
+        (
+            "Data",
+            f"{recipe.data.name}, learned from {recipe.data.train_split}, scored on {recipe.data.test_split}",
+        ),
+        (
+            "Backbone",
+            f"{recipe.model.backbone}, {'ImageNet weights' if recipe.model.pretrained else 'random weights'}",
+        ),
+        (
+            "Training",
+            f"{join([str(s) for s in steps])} steps of {recipe.training.batch_size} images each network",
+        ),
+        ("Seed", join([str(seed) for seed in sorted({run.recipe.training.seed for run in runs})])),
+        (
+            "Time",
+            f"{processor:.0f} processor-seconds of training over all networks ({wall:.0f} s added up)",
+        ),
+        (
+            "Machine",
+            "{processor}, {cores} cores, {platform}".format_map(environment),
+        ),
+        ("Accelerator", str(environment.get("accelerator") or "none")),
+        ("Python", str(environment.get("python"))),
+        ("Packages", ", ".join(f"{name} {packages[name]}" for name in wanted if packages.get(name))),
+    ]
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
