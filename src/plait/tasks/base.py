@@ -98,6 +98,7 @@ class Task:
         picture: A decoded map ``[C, H, W]`` (or a label) to ``uint8 [H, W, 3]``; unknown is grey.
         error: Decoded map and label ``[C, H, W]`` to a map of errors ``uint8 [H, W, 3]``.
         legend: How to read the picture.
+        error_legend: How to read the map of errors.
         flip: What a horizontal flip does to an activated map beside mirroring it (normals: x changes sign).
         weight: Fixed loss weight used by the ``fixed`` balancer.
         auxiliary: Supervised only at intermediate predictions, and not reported.
@@ -119,6 +120,7 @@ class Task:
     error: Callable[[Tensor, Tensor], np.ndarray]
     legend: Legend
     constant: Callable[[Sequence[Tensor]], Tensor]
+    error_legend: Legend = Legend()
     flip: Callable[[Tensor], Tensor] = unchanged
     weight: float = 1.0
     auxiliary: bool = False

@@ -116,6 +116,7 @@ def depth(
         picture=partial(pictures.bar_picture, bar=pictures.DEPTH_BAR, low=0.0, high=far),
         error=partial(pictures.absolute_error, high=far / 4),
         legend=Legend(bar=pictures.DEPTH_BAR, low="0 m", high=f"{far:g} m"),
+        error_legend=pictures.error_bar(f"{far / 4:g} m"),
         constant=constant.mean_depth,
         weight=weight,
         auxiliary=auxiliary,

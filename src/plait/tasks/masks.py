@@ -54,6 +54,7 @@ def mask_task(
         picture=partial(pictures.bar_picture, bar=pictures.PROBABILITY_BAR, low=0.0, high=1.0),
         error=partial(pictures.absolute_error, high=1.0),
         legend=Legend(bar=pictures.PROBABILITY_BAR, low="0", high="1"),
+        error_legend=Legend(bar=pictures.ERROR_BAR, low="0", high="1"),
         constant=constant.base_rate,
         weight=weight,
         auxiliary=auxiliary,

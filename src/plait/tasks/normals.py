@@ -60,6 +60,7 @@ def normals(
         picture=pictures.normals_picture,
         error=pictures.normals_error,
         legend=pictures.NORMALS_LEGEND,
+        error_legend=pictures.error_bar("60°"),
         constant=constant.mean_normal,
         flip=mirror,
         weight=weight,

@@ -78,6 +78,9 @@ def class_error(ids: Tensor, label: Tensor) -> np.ndarray:
     return _grey(picture, (label == UNKNOWN_CLASS)[0])
 
 
+CLASS_ERROR_LEGEND = Legend(entries=(("right", RIGHT), ("wrong", WRONG), ("unknown", GREY)))
+
+
 DEPTH_BAR = ramp(_INFERNO[::-1])
 ERROR_BAR = ramp(_INFERNO)
 PROBABILITY_BAR = ramp(_GREYS)
@@ -87,6 +90,11 @@ def bar_picture(values: Tensor, bar: np.ndarray, low: float, high: float) -> np.
     """A map ``[1, H, W]`` on a colour bar from ``low`` to ``high``, clipped; not-finite pixels grey."""
     scaled = ((values[0].float() - low) / (high - low)).clamp(0, 1).nan_to_num(0.0) * (len(bar) - 1)
     return _grey(bar[scaled.round().long().cpu().numpy()], ~values[0].isfinite())
+
+
+def error_bar(high: str) -> Legend:
+    """How to read a map of errors from zero to ``high``, which names its unit."""
+    return Legend(bar=ERROR_BAR, low="0", high=f"{high} or more")
 
 
 def absolute_error(values: Tensor, label: Tensor, high: float) -> np.ndarray:

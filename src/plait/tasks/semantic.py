@@ -76,6 +76,7 @@ def semantic(
         picture=partial(pictures.class_picture, classes=len(names)),
         error=pictures.class_error,
         legend=pictures.class_legend(names),
+        error_legend=pictures.CLASS_ERROR_LEGEND,
         constant=partial(constant.majority_class, classes=len(names), ignore=ignored),
         weight=weight,
         auxiliary=auxiliary,
