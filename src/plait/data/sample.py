@@ -32,7 +32,7 @@ class Sample:
 
     Attributes:
         id: Unique in its data set.
-        image: uint8 RGB ``[3, H, W]``.
+        image: RGB ``[3, H, W]``: uint8 as read, float32 in [0, 1] once transformed.
         targets: ``{label field: [C, H, W]}``, a subset of the fields asked for.
         geometry: How the image came from the file.
     """

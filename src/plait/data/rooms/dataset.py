@@ -78,6 +78,7 @@ class Rooms:
     """
 
     fields: Mapping[str, type[Label]] = FIELDS
+    splits: Sequence[str] = ("train", "val", "test")
 
     def __init__(
         self,
@@ -160,7 +161,8 @@ class Rooms:
 
     def _stored(self, field: str, place: int) -> Array:
         if self._decoded:
-            return self._decoded[field][place]
+            stored: Array = self._decoded[field][place]
+            return stored
         return self._decode(field, place, self._encoded[field][place].as_py())
 
     def __len__(self) -> int:
@@ -174,6 +176,17 @@ class Rooms:
         image = torch.from_numpy(np.array(self._stored("image", place)))
         targets = {label: CONVERT[label](self._stored(label, place)) for label in self.labels}
         return Sample(self.ids[place], image, targets, Geometry(self.size))
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What a person wants to know about the set: ``{what: answer}``."""
+        return {
+            "folder": str(self.root),
+            "licence": str(self.manifest.get("licence", "not stated")),
+            "made by": str(self.manifest.get("command", "not stated")),
+            "size": f"{self.size[0]}x{self.size[1]} (height x width)",
+            "classes": ", ".join(self.classes["semantic"]),
+        }
 
     def camera(self, place: int) -> tuple[float, float, float, float]:
         """The camera's ``(fx, fy, cx, cy)`` in pixels of the original image."""

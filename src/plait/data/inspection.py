@@ -1,0 +1,246 @@
+"""Is this folder what its loader thinks it is? A report in lines, and a sheet of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plait import registry
+from plait.data.labels import Depth, Label, Normals, Semantic
+from plait.data.sample import DataSet, Sample
+from plait.errors import ConfigurationError, DataError
+
+if TYPE_CHECKING:
+    from plait.tasks.base import Task
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class Report:
+    """What was found in a data set.
+
+    Attributes:
+        lines: For a person to read.
+        problems: What is wrong, a sentence each; empty if the set can be used.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def problem(self, sentence: str) -> None:
+        """Notes that something is wrong."""
+        self.problems.append(sentence)
+        self.lines.append(f"PROBLEM: {sentence}")
+
+
+def check(name: str, root: Path | str | None = None, *, samples: int = 16) -> Report:
+    """Opens every split, verifies its files, and reads samples spread over it.
+
+    Args:
+        name: Of the data set, for instance ``"rooms"``.
+        root: Its folder; the data set's own default if None.
+        samples: How many samples a split are read; counts and checksums are of all.
+
+    Returns:
+        What is there: counts, value ranges of each label and the share of its pixels that is known.
+
+    Raises:
+        ConfigurationError: If there is no data set of this name.
+    """
+    kind = registry.resolve("data set", name)
+    fields: Mapping[str, type[Label]] = getattr(kind, "fields", {})
+    report = Report()
+    seen: dict[str, str] = {}
+    for split in getattr(kind, "splits", SPLITS):
+        try:
+            dataset = _undecoded(name, split, tuple(fields), root)
+        except (DataError, ConfigurationError) as error:
+            report.problem(f"{split}: {error}")
+            continue
+        if not seen:
+            report.lines += [f"{what}: {answer}" for what, answer in getattr(dataset, "facts", {}).items()]
+        _check_ids(report, dataset, seen)
+        _check_samples(report, dataset, samples)
+    return report
+
+
+def _undecoded(name: str, split: str, labels: Sequence[str], root: Path | str | None) -> DataSet:
+    """The data set, reading the files themselves rather than a cache of them where it has one."""
+    options: dict[str, Any] = {} if root is None else {"root": root}
+    try:
+        registry.check_options("data set", name, {"cache": "none"})
+        options["cache"] = "none"
+    except ConfigurationError:
+        pass
+    made: DataSet = registry.build("data set", name, options, split=split, labels=labels)
+    return made
+
+
+def _check_ids(report: Report, dataset: DataSet, seen: dict[str, str]) -> None:
+    for place in range(len(dataset)):
+        sample = dataset.id(place)
+        if sample in seen:
+            report.problem(f"{dataset.split}: sample {sample} is already in {seen[sample]}")
+        seen[sample] = dataset.split
+    if len(dataset) == 0:
+        report.problem(f"{dataset.split}: holds no samples")
+
+
+def _check_samples(report: Report, dataset: DataSet, samples: int) -> None:
+    places = np.unique(np.linspace(0, max(len(dataset) - 1, 0), min(samples, len(dataset))).astype(int))
+    values: dict[str, list[Tensor]] = {}
+    read = 0
+    for place in places:
+        try:
+            sample = dataset[int(place)]
+        except DataError as error:
+            report.problem(str(error))
+            continue
+        read += 1
+        for label, target in sample.targets.items():
+            values.setdefault(label, []).append(target.as_subclass(Tensor))
+    report.lines.append(f"{dataset.split}: {len(dataset)} samples, {read} of them read")
+    for label, maps in values.items():
+        label_type = dataset.fields[label]
+        report.lines.append(f"  {label}: {len(maps)} of {read} have it, {_described(label_type, maps)}")
+        wrong = _fault(label_type, maps, dataset.classes.get(label))
+        if wrong:
+            report.problem(f"{dataset.split}: {label}: {wrong}")
+
+
+def _described(label_type: type[Label], maps: Sequence[Tensor]) -> str:
+    masks = [label_type.known(target) for target in maps]
+    share = sum(int(mask.sum()) for mask in masks) / max(1, sum(mask.numel() for mask in masks))
+    known = torch.cat(
+        [target.movedim(-3, -1)[mask.squeeze(-3)] for target, mask in zip(maps, masks, strict=True)]
+    )
+    if not len(known):
+        return "nothing known"
+    if issubclass(label_type, Semantic):
+        ids = np.unique(known.numpy())
+        text = f"{len(ids)} ids from {int(ids[0])} to {int(ids[-1])}"
+    elif issubclass(label_type, Depth):
+        text = f"{known.min():.2f} m to {known.max():.2f} m, median {known.median():.2f} m"
+    elif issubclass(label_type, Normals):
+        lengths = known.norm(dim=-1)
+        text = f"lengths {lengths.min():.3f} to {lengths.max():.3f}"
+    else:
+        text = f"{known.min():.2f} to {known.max():.2f}, mean {known.mean():.3f}"
+    return f"{text}; {100 * share:.1f} % of the pixels known"
+
+
+def _fault(label_type: type[Label], maps: Sequence[Tensor], classes: Sequence[str] | None) -> str:
+    for target in maps:
+        known = target.movedim(-3, -1)[label_type.known(target).squeeze(-3)]
+        if target.is_floating_point() and target.isinf().any():
+            return "infinite values found; mark unknown pixels as the format says"
+        if not len(known):
+            continue
+        if issubclass(label_type, Semantic):
+            if classes is not None and not 0 <= int(known.min()) <= int(known.max()) < len(classes):
+                return f"class ids up to {int(known.max())} found for {len(classes)} classes"
+        elif issubclass(label_type, Depth):
+            if known.min() <= 0:
+                return f"depth {known.min():g} m found; it must be positive"
+        elif issubclass(label_type, Normals):
+            if (known.norm(dim=-1) - 1).abs().max() > 0.01:
+                return "vectors found that are not of length 1"
+        elif known.min() < 0 or known.max() > 1:
+            return f"values from {known.min():g} to {known.max():g} found, expected [0, 1]"
+    return ""
+
+
+def show(
+    name: str,
+    root: Path | str | None = None,
+    *,
+    split: str = "train",
+    samples: int = 6,
+    out: Path | str = "samples.png",
+    tasks: Sequence[Task] = (),
+) -> Path:
+    """Draws samples spread over a split, a row each: the image and every label.
+
+    Args:
+        name: Of the data set.
+        root: Its folder; the data set's own default if None.
+        split: Which split.
+        samples: How many rows.
+        out: The PNG to write.
+        tasks: Whose labels to draw, in their order; by default one a label that the set has (ids without
+            class names, such as instances, are left out).
+
+    Returns:
+        ``out``.
+
+    Raises:
+        ConfigurationError: If there is no such data set or split.
+        DataError: If the data cannot be read.
+    """
+    kind = registry.resolve("data set", name)
+    fields: Mapping[str, type[Label]] = getattr(kind, "fields", {})
+    labels = tuple(task.label for task in tasks) or tuple(fields)
+    dataset = _undecoded(name, split, labels, root)
+    drawn = tuple(tasks) or default_tasks(dataset)
+    places = np.unique(np.linspace(0, max(len(dataset) - 1, 0), min(samples, len(dataset))).astype(int))
+    return _sheet([dataset[int(place)] for place in places], drawn, Path(out))
+
+
+def default_tasks(dataset: DataSet) -> tuple[Task, ...]:
+    """One task a label of a data set, named after it, for pictures; ids without class names have none."""
+    from plait.tasks import parse
+
+    declaration: dict[str, dict[str, Any]] = {}
+    for label, label_type in dataset.fields.items():
+        if issubclass(label_type, Semantic):
+            if label in dataset.classes:
+                declaration[label] = {"kind": "semantic", "classes": list(dataset.classes[label])}
+        elif label in registry.TASKS:
+            declaration[label] = {"kind": label}
+        else:
+            by_type = "depth" if label_type is Depth else "normals" if label_type is Normals else "saliency"
+            declaration[label] = {"kind": by_type}
+        if label in declaration:
+            declaration[label]["label"] = label
+    return parse(declaration)
+
+
+def _sheet(samples: Sequence[Sample], tasks: Sequence[Task], out: Path) -> Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = 1 + len(tasks)
+    height, width = samples[0].image.shape[-2:] if samples else (3, 4)
+    figure = Figure(
+        figsize=(2.2 * columns, 2.2 * height / width * max(1, len(samples)) + 0.4), layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(max(1, len(samples)), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for row, sample in zip(axes, samples, strict=False):
+        row[0].imshow(sample.image.permute(1, 2, 0).numpy())
+        row[0].set_title(sample.id, fontsize=7)
+        for axis, task in zip(row[1:], tasks, strict=True):
+            if task.label in sample.targets:
+                axis.imshow(
+                    task.picture(sample.targets[task.label].as_subclass(Tensor)), interpolation="nearest"
+                )
+                axis.set_title(task.name, fontsize=7)
+            else:
+                axis.set_title(f"no {task.name}", fontsize=7)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=120)
+    return out

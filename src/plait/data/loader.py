@@ -1,0 +1,390 @@
+"""From a data set to batches, the same ones for any number of workers and processes, and after a resume.
+
+A training batch is a function of its step's number: the order of epoch ``e`` is a permutation drawn from
+``(seed, e)``, a sample's augmentation is drawn from ``(seed, epoch, sample id)``, and the global batch of
+a step is cut into equal parts, one a process. So there is no state to save beside the step.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plait.data.labels import Label
+from plait.data.sample import Batch, DataSet, Sample
+from plait.data.transforms import Augmentation, EvaluationResize, random_numbers
+from plait.errors import ConfigurationError, DataError, PlaitError
+from plait.tasks.base import Task
+
+Normalisation = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation of each channel, for images in [0, 1]."""
+
+IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+T = TypeVar("T")
+
+
+def train_batches(
+    dataset: DataSet,
+    tasks: Sequence[Task],
+    augmentation: Augmentation,
+    normalisation: Normalisation = IMAGENET,
+    batch_size: int = 8,
+    seed: int = 0,
+    start_step: int = 0,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """Augmented batches without end, from step ``start_step`` on.
+
+    Steps run on over the ends of epochs: step ``k`` takes samples ``k * batch_size`` onwards of the
+    epochs laid end to end, so each epoch gives every sample once.
+
+    Args:
+        dataset: Samples, whose labels the tasks name in their ``label``.
+        tasks: What is trained.
+        augmentation: The random views.
+        normalisation: Mean and standard deviation of the backbone.
+        batch_size: Samples of a global batch, over all processes.
+        seed: Of order and augmentation.
+        start_step: The first step to give.
+        workers: Processes that prepare batches. 0 prepares the next batch in a thread beside the step,
+            which is enough where a core prepares more samples than the network takes.
+        rank: Which part of each global batch this process gets.
+        world_size: How many parts there are.
+
+    Raises:
+        ConfigurationError: If the batch cannot be split evenly, or no sample is there.
+        DataError: While iterating, if a sample is unreadable or its labels out of range; names it.
+    """
+    _check_shares(batch_size, rank, world_size)
+    if len(dataset) == 0:
+        raise ConfigurationError(f"the split {dataset.split!r} has no samples to train on")
+    stream = _TrainingStream(
+        _Source(dataset, tuple(tasks), normalisation), augmentation, batch_size, seed, rank, world_size
+    )
+    return _prepared(stream, range(start_step, 2**62), workers)
+
+
+def evaluation_batches(
+    dataset: DataSet,
+    tasks: Sequence[Task],
+    size: tuple[int, int] | None = None,
+    normalisation: Normalisation = IMAGENET,
+    batch_size: int = 8,
+    rank: int = 0,
+    world_size: int = 1,
+    *,
+    keep_aspect: bool = True,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """Every sample once over all processes, in order, with its labels at their own size.
+
+    Args:
+        dataset: Samples.
+        tasks: What is evaluated.
+        size: The network's input: pictures are fitted inside and padded with the mean colour (or
+            stretched). None keeps their size; a picture of another size then begins a new batch, so that
+            batching never changes a prediction.
+        normalisation: Mean and standard deviation of the backbone.
+        batch_size: Samples a batch of this process; the last may be smaller.
+        rank: Process ``r`` gets samples ``r``, ``r + world_size``, ...
+        world_size: How many processes there are; one may get a sample more than another, or none.
+        keep_aspect: Pad rather than stretch.
+        workers: As in :func:`train_batches`.
+
+    Raises:
+        DataError: While iterating, as :func:`train_batches`.
+    """
+    if batch_size < 1 or not 0 <= rank < world_size:
+        raise ConfigurationError(f"batch_size {batch_size} or rank {rank} of {world_size} makes no sense")
+    source = _Source(dataset, tuple(tasks), normalisation)
+    resize = EvaluationResize(size, keep_aspect)
+    places = range(rank, len(dataset), world_size)
+    if size is None:
+        return _groups_of_one_size(source, resize, places, batch_size, workers)
+    groups = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
+    return _prepared(_EvaluationStream(source, resize, groups), range(len(groups)), workers)
+
+
+# --- batches --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Source:
+    """Reads and checks samples, and makes batches of them."""
+
+    dataset: DataSet
+    tasks: tuple[Task, ...]
+    normalisation: Normalisation
+    checked: set[int] = field(default_factory=set)
+
+    def read(self, place: int) -> Sample:
+        """A sample; its labels are checked the first time that this process reads it."""
+        sample = self.dataset[place]
+        if place not in self.checked:
+            check_sample(sample, self.tasks)
+            self.checked.add(place)
+        return sample
+
+    def batch(self, samples: Sequence[Sample], labels: Sequence[Mapping[str, Tensor]] = ()) -> Batch:
+        mean, deviation = (np.asarray(part, dtype=np.float32) for part in self.normalisation)
+        images = np.stack([sample.image.numpy() for sample in samples])
+        images -= mean[:, None, None]
+        images *= (1 / deviation)[:, None, None]
+        fields = _stacked_labels(samples, {task.label: task.label_type for task in self.tasks})
+        return Batch(
+            images=torch.from_numpy(images),
+            targets={task.name: fields[task.label][0] for task in self.tasks if task.label in fields},
+            present={
+                task.name: fields[task.label][1]
+                if task.label in fields
+                else torch.zeros(len(samples), dtype=torch.bool)
+                for task in self.tasks
+            },
+            ids=[sample.id for sample in samples],
+            geometry=[sample.geometry for sample in samples],
+            labels=labels,
+        )
+
+
+def _stacked_labels(
+    samples: Sequence[Sample], types: Mapping[str, type[Label]]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """``{label: ([B, C, H, W], known anywhere [B])}`` of the labels that a sample has."""
+    stacked = {}
+    for name, label_type in types.items():
+        if not any(name in sample.targets for sample in samples):
+            continue
+        maps = [
+            sample.targets[name].as_subclass(Tensor)
+            if name in sample.targets
+            else label_type.unknown_like(sample.image.shape[-2], sample.image.shape[-1])
+            for sample in samples
+        ]
+        present = torch.tensor([bool(label_type.known(target).any()) for target in maps])
+        stacked[name] = (torch.stack(maps), present)
+    return stacked
+
+
+def check_sample(sample: Sample, tasks: Sequence[Task]) -> None:
+    """Raises :class:`DataError` if a label is not of its type, size or range; names sample and task."""
+    from plait.tasks.check import check_label  # tasks import the label types of this package
+
+    size = tuple(sample.image.shape[-2:])
+    for task in tasks:
+        if task.label not in sample.targets:
+            continue
+        target = sample.targets[task.label].as_subclass(Tensor)
+        where = f"sample {sample.id}, label {task.label!r}"
+        if tuple(target.shape[-2:]) != size:
+            raise DataError(
+                f"{where}: expected the image's size {size}, found {tuple(target.shape[-2:])}; image and "
+                f"labels of a sample must have one size"
+            )
+        if target.is_floating_point() and target.isinf().any():
+            raise DataError(f"{where}: expected finite values, or NaN where unknown, found infinity")
+        check_label(task, target, where)
+
+
+# --- streams: a number to a batch -----------------------------------------------------------------------
+
+
+@dataclass
+class _TrainingStream:
+    source: _Source
+    augmentation: Augmentation
+    batch_size: int
+    seed: int
+    rank: int
+    world_size: int
+    order: tuple[int, Any] = (-1, ())
+
+    def __call__(self, step: int) -> Batch:
+        share = self.batch_size // self.world_size
+        first = step * self.batch_size + self.rank * share
+        return self.source.batch([self.view(position) for position in range(first, first + share)])
+
+    def view(self, position: int) -> Sample:
+        """The augmented sample at a position of the epochs laid end to end."""
+        epoch, place = divmod(position, len(self.source.dataset))
+        if self.order[0] != epoch:
+            self.order = (epoch, epoch_order(len(self.source.dataset), self.seed, epoch))
+        sample = self.source.read(int(self.order[1][place]))
+        return self.augmentation(sample, random_numbers(self.seed, epoch, sample.id))
+
+
+def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The order of an epoch: a permutation of ``range(samples)`` that depends on these numbers alone."""
+    return np.random.default_rng([abs(seed), seed < 0, epoch]).permutation(samples)
+
+
+@dataclass
+class _EvaluationStream:
+    source: _Source
+    resize: EvaluationResize
+    groups: Sequence[Sequence[int]]
+
+    def __call__(self, number: int) -> Batch:
+        read = [self.source.read(place) for place in self.groups[number]]
+        return self.source.batch([self.resize(sample) for sample in read], self.labels(read))
+
+    def labels(self, samples: Sequence[Sample]) -> list[dict[str, Tensor]]:
+        return [
+            {
+                task.name: sample.targets[task.label].as_subclass(Tensor)
+                for task in self.source.tasks
+                if task.label in sample.targets
+            }
+            for sample in samples
+        ]
+
+
+def _groups_of_one_size(
+    source: _Source, resize: EvaluationResize, places: Sequence[int], batch_size: int, workers: int
+) -> Iterator[Batch]:
+    """Batches of neighbours that have one size; sizes are only known once a sample is read."""
+    single = _EvaluationStream(source, resize, [[place] for place in places])
+    waiting: list[Batch] = []
+    for one in _prepared(single, range(len(places)), workers):
+        if waiting and (len(waiting) == batch_size or one.images.shape != waiting[0].images.shape):
+            yield _joined(waiting, source.tasks)
+            waiting = []
+        waiting.append(one)
+    if waiting:
+        yield _joined(waiting, source.tasks)
+
+
+def _joined(batches: Sequence[Batch], tasks: Sequence[Task]) -> Batch:
+    height, width = batches[0].images.shape[-2:]
+    targets = {}
+    for task in tasks:
+        if any(task.name in batch.targets for batch in batches):
+            unknown = task.label_type.unknown_like(height, width)[None]
+            targets[task.name] = torch.cat([batch.targets.get(task.name, unknown) for batch in batches])
+    return Batch(
+        images=torch.cat([batch.images for batch in batches]),
+        targets=targets,
+        present={task.name: torch.cat([batch.present[task.name] for batch in batches]) for task in tasks},
+        ids=[name for batch in batches for name in batch.ids],
+        geometry=[geometry for batch in batches for geometry in batch.geometry],
+        labels=[labels for batch in batches for labels in batch.labels],
+    )
+
+
+def _check_shares(batch_size: int, rank: int, world_size: int) -> None:
+    if batch_size < 1 or world_size < 1 or batch_size % world_size:
+        raise ConfigurationError(
+            f"a global batch of {batch_size} cannot be split evenly over {world_size} processes; "
+            f"choose a multiple of {world_size}"
+        )
+    if not 0 <= rank < world_size:
+        raise ConfigurationError(f"rank must be in 0..{world_size - 1}, got {rank}")
+
+
+# --- preparing batches ahead ----------------------------------------------------------------------------
+
+
+def _prepared(make: Callable[[int], Batch], numbers: range, workers: int) -> Iterator[Batch]:
+    """``make(number)`` for each number, prepared by worker processes or by one thread."""
+    if workers < 0:
+        raise ConfigurationError(f"workers must be 0 (a thread) or more processes, got {workers}")
+    return _from_workers(make, numbers, workers) if workers else ahead(make(number) for number in numbers)
+
+
+def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
+    """The same items, up to ``depth`` of them made in advance by a thread.
+
+    An error while making an item is raised where that item would have come. Closing (or dropping) the
+    iterator stops the thread.
+    """
+    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def put(ok: bool, item: Any) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put((ok, item), timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put(True, item):
+                    return
+            put(False, StopIteration())
+        except BaseException as error:  # noqa: BLE001  whatever it is, it is raised by the consumer
+            put(False, error)
+
+    thread = threading.Thread(target=work, name="plait batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            ok, item = ready.get()
+            if ok:
+                yield item
+            elif isinstance(item, StopIteration):
+                return
+            else:
+                raise item
+    finally:
+        stopped.set()
+        thread.join()
+
+
+class _Numbered(torch.utils.data.Dataset[Any]):
+    """What torch's loader asks its workers for; errors for people travel as values, not as tracebacks."""
+
+    def __init__(self, make: Callable[[int], Batch]) -> None:
+        self.make = make
+
+    def __getitem__(self, number: int) -> Batch | PlaitError:
+        try:
+            return self.make(number)
+        except PlaitError as error:
+            return error
+
+
+def _as_it_is(item: T) -> T:
+    return item
+
+
+def _from_workers(make: Callable[[int], Batch], numbers: range, workers: int) -> Iterator[Batch]:
+    # Never forked: this process has threads (of torch, and the user's own), and locks do not survive that.
+    loader = torch.utils.data.DataLoader(
+        _Numbered(make),
+        batch_size=None,
+        sampler=cast("Any", numbers),
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        prefetch_factor=2,
+        multiprocessing_context="spawn",
+    )
+    batches = iter(loader)
+    try:
+        for item in batches:
+            if isinstance(item, PlaitError):
+                raise item
+            yield item
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"a worker process that prepares batches died ({error}), often for lack of memory; "
+            f"use fewer workers, or workers: 0"
+        ) from error
+    finally:
+        shutdown = getattr(batches, "_shutdown_workers", None)
+        if shutdown is not None:
+            shutdown()
