@@ -1,0 +1,216 @@
+"""Per-task gradients: taking them, keeping them apart, and putting them together again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PENALTY = -1
+"""The place of what is added outside the balancer: a row with weight 1 that no rule sees."""
+CHUNK = 2**16
+"""Columns of a Jacobian that are widened to float64 at a time, so that they stay in the cache."""
+
+
+class Rows:
+    """The rows of a Jacobian, in blocks: the gradient of one task with respect to one tensor.
+
+    A block that is not there is zero, and is neither stored nor multiplied.
+    """
+
+    def __init__(self) -> None:
+        self.blocks: dict[Tensor, dict[int, Tensor]] = {}
+
+    def add(self, tensor: Tensor, place: int, gradient: Tensor) -> None:
+        """Adds ``gradient`` to the block of the task at ``place``."""
+        row = self.blocks.setdefault(tensor, {})
+        row[place] = row[place] + gradient if place in row else gradient
+
+    def replace(
+        self, order: Sequence[tuple[Tensor, int]], function: Callable[[Sequence[Tensor]], Sequence[Tensor]]
+    ) -> None:
+        """Replaces the blocks by those that ``function`` makes of them, all at once.
+
+        Args:
+            order: ``(tensor, place)`` of every block, in the order in which they are handed over; a block
+                that is not there is handed over as zeros.
+            function: From blocks to as many of the same shapes.
+        """
+        given = [self.blocks.get(tensor, {}).get(place) for tensor, place in order]
+        filled = [
+            torch.zeros_like(tensor) if block is None else block
+            for (tensor, _), block in zip(order, given, strict=True)
+        ]
+        self.blocks = {}
+        for (tensor, place), block in zip(order, function(filled), strict=True):
+            self.add(tensor, place, block)
+
+    def gramian(self, tasks: int) -> Tensor:
+        """Inner products of the first ``tasks`` rows ``[T, T]``, in float64 (see :func:`widest`)."""
+        total: Tensor | None = None
+        for row in self.blocks.values():
+            places = sorted(place for place in row if 0 <= place < tasks)
+            if not places:
+                continue
+            flat = [row[place].reshape(-1) for place in places]
+            block = flat[0].new_zeros(tasks, tasks, dtype=widest(flat[0].device))
+            for parts in zip(*(torch.split(vector, CHUNK) for vector in flat), strict=True):
+                columns = torch.stack(parts).to(block.dtype)
+                products = columns @ columns.T
+                if len(places) == tasks:
+                    block += products
+                else:
+                    at = torch.tensor(places, device=block.device)
+                    block[at[:, None], at] += products
+            total = block if total is None else total + block
+        return torch.zeros(tasks, tasks, dtype=torch.float64) if total is None else total
+
+    def jacobian(self, places: Sequence[int]) -> Tensor:
+        """The rows at ``places``, written out: ``[len(places), D]``, in the order of ``blocks``."""
+        columns = [
+            torch.stack(
+                [row[place] if place in row else torch.zeros_like(tensor) for place in places]
+            ).flatten(1)
+            for tensor, row in self.blocks.items()
+        ]
+        return torch.cat(columns, 1)
+
+    def split(self, vector: Tensor) -> dict[Tensor, Tensor]:
+        """A vector ``[D]`` in the order of :meth:`jacobian`, ``{tensor: part of its shape}``."""
+        parts = torch.split(vector, [tensor.numel() for tensor in self.blocks])
+        return {tensor: part.view(tensor.shape) for tensor, part in zip(self.blocks, parts, strict=True)}
+
+    def combine(self, weights: Mapping[int, Tensor]) -> dict[Tensor, Tensor]:
+        """The weighted sum of the rows, ``{tensor: gradient}``; a place without a weight is left out."""
+        combined: dict[Tensor, Tensor] = {}
+        for place, weight in weights.items():
+            tensors = [tensor for tensor, row in self.blocks.items() if place in row]
+            if not tensors:
+                continue
+            weighted = torch._foreach_mul([_at_least_float32(self.blocks[t][place]) for t in tensors], weight)
+            for tensor, gradient in zip(tensors, weighted, strict=True):
+                combined[tensor] = combined[tensor].add_(gradient) if tensor in combined else gradient
+        return combined
+
+
+class Cut:
+    """Features handed on as detached leaves; a tensor that appears several times becomes one leaf.
+
+    Attributes:
+        features: The tensors before the cut, each once.
+        leaves: The same values behind it, in the same order; nothing flows back on its own.
+        structure: The leaves in the shape in which the features came.
+    """
+
+    def __init__(self, features: Any) -> None:
+        self.features: list[Tensor] = []
+        self.leaves: list[Tensor] = []
+        self._made: dict[int, Tensor] = {}
+        self.structure = self._replace(features)
+
+    @classmethod
+    def inside(cls, features: Sequence[Tensor]) -> Cut:
+        """No cut at all: the features are their own leaves, inside the graph."""
+        cut = cls([])
+        cut.features = cut.leaves = list(features)
+        return cut
+
+    def _replace(self, features: Any) -> Any:
+        match features:
+            case Tensor():
+                if id(features) not in self._made:
+                    leaf = features.detach().requires_grad_()
+                    self._made[id(features)] = leaf
+                    self.features.append(features)
+                    self.leaves.append(leaf)
+                return self._made[id(features)]
+            case Mapping():
+                return {name: self._replace(part) for name, part in features.items()}
+            case list() | tuple():
+                return [self._replace(part) for part in features]
+            case _:
+                raise TypeError(
+                    f"features are tensors, or lists or dictionaries of them; got {type(features).__name__}"
+                )
+
+    def back(
+        self, gradients: Mapping[Tensor, Tensor], parameters: Sequence[Tensor], *, keep: bool
+    ) -> list[Tensor | None]:
+        """Carries gradients at the leaves, ``{leaf: gradient}``, through the features to ``parameters``."""
+        pairs = [
+            (feature, gradients[leaf].to(feature.dtype))
+            for feature, leaf in zip(self.features, self.leaves, strict=True)
+            if leaf in gradients and feature.requires_grad
+        ]
+        if not pairs:
+            return [None] * len(parameters)
+        return gradients_of([feature for feature, _ in pairs], parameters, [g for _, g in pairs], keep=keep)
+
+
+def gradients_of(
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    at: Sequence[Tensor | None] | None = None,
+    *,
+    keep: bool,
+) -> list[Tensor | None]:
+    """``torch.autograd.grad``, with None for inputs that the outputs do not depend on.
+
+    Args:
+        outputs: What is differentiated.
+        inputs: By what.
+        at: Gradient of each output; None for scalars.
+        keep: Whether the graph is needed again.
+    """
+    if not inputs:
+        return []
+    return list(torch.autograd.grad(outputs, inputs, at, retain_graph=keep, allow_unused=True))
+
+
+def accumulate(parameter: Tensor, gradient: Tensor) -> None:
+    """Adds to ``parameter.grad``; ``gradient`` must belong to nobody else."""
+    gradient = gradient.to(parameter.dtype)
+    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+def reached(outputs: Iterable[Tensor]) -> list[Tensor]:
+    """The leaves that require a gradient and from which ``outputs`` were computed, in the graph's order."""
+    found: dict[Tensor, None] = {
+        output: None for output in outputs if output.requires_grad and output.is_leaf
+    }
+    for node in _nodes(outputs):
+        if type(node).__name__ == "AccumulateGrad":
+            found[node.variable] = None  # type: ignore[attr-defined]
+    return list(found)
+
+
+def feeding(features: Sequence[Tensor]) -> bool:
+    """Whether one of the features was computed from another: then their gradients are not partial ones."""
+    starts = {feature.grad_fn for feature in features}
+    for feature in features:
+        nodes = _nodes([feature])
+        if any(node in starts and node is not feature.grad_fn for node in nodes):
+            return True
+    return False
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """float64, but float32 on a device that has none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _nodes(outputs: Iterable[Tensor]) -> list[torch.autograd.graph.Node]:
+    seen: dict[torch.autograd.graph.Node, None] = {}
+    waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen[node] = None
+            waiting.extend(before for before, _ in node.next_functions if before is not None)
+    return list(seen)
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

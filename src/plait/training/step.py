@@ -1,0 +1,305 @@
+"""One training step, from the batch to the updated parameters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from plait.balancing.base import Balancer, BalancerReport
+from plait.data.sample import Batch
+from plait.errors import ConfigurationError, NonFiniteLossError
+from plait.models.network import MultiTaskNetwork
+from plait.models.predictions import Predictions
+from plait.tasks.base import Task
+from plait.tasks.objective import losses as task_losses
+from plait.training.distributed import anywhere, reduce_gradients, reduce_sum, world_size
+from plait.training.precision import LossScaler, Precision, autocast
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What happened in one step, in tensors that nobody has waited for.
+
+    Attributes:
+        losses: ``{task: scalar}``, over all processes and micro-batches; zero for absent tasks.
+        weights: The balancer's, ``[T]``; see :class:`~plait.balancing.BalancerReport`.
+        gramian: Inner products of the tasks' gradients ``[T, T]``, if the balancer took them.
+        grad_norm: Length of the whole gradient before clipping, a scalar.
+        present: Whether each task had a known pixel, ``[T]`` on the host.
+        finite: Whether each task's loss (and gradient, if taken) was finite, bool ``[T]``.
+        updated: Whether the parameters were updated, bool scalar: not if the gradient was not finite.
+        ids: Names of this process's images.
+    """
+
+    losses: Mapping[str, Tensor]
+    weights: Tensor
+    gramian: Tensor | None
+    grad_norm: Tensor
+    present: tuple[bool, ...]
+    finite: Tensor
+    updated: Tensor
+    ids: tuple[str, ...]
+
+
+def training_step(
+    model: MultiTaskNetwork,
+    batches: Sequence[Batch],
+    balancer: Balancer,
+    optimizer: torch.optim.Optimizer,
+    *,
+    precision: Precision = "fp32",
+    clip_norm: float | None = None,
+    scaler: LossScaler | None = None,
+) -> StepReport:
+    """Updates the parameters once.
+
+    The global batch is all ``batches`` of all processes: losses are divided by its counts of known pixels,
+    so the update is the same however it is split (but for batch statistics). An update whose gradient is
+    not finite is never applied. Nothing here waits for the device, except that rules on gradients read
+    their ``[T, T]`` Gramian, and that an optimizer which is not fused asks whether to step.
+
+    Args:
+        model: In training mode, on the device of the batches.
+        batches: The micro-batches of this process, on the model's device.
+        balancer: Made for ``model.tasks``.
+        optimizer: Over the model's parameters and the balancer's own.
+        precision: Of the forward pass.
+        clip_norm: Largest length of the whole gradient of the model; None leaves it as it is.
+        scaler: Keeps float16 gradients from underflowing.
+
+    Raises:
+        ConfigurationError: If balancer and encoder cannot work together.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    device = batches[0].images.device
+    counts = global_counts(model.tasks, batches)
+    present = present_tasks(model.tasks, batches)
+
+    for number, batch in enumerate(batches, start=1):
+        with autocast(device, precision):
+            pyramids = model.encoder(batch.images)
+        with balancer.cut(pyramids) if model.encoder.has_cut else nullcontext(pyramids) as leaves:
+            with autocast(device, precision):
+                predictions = model.decoder(leaves, size=batch.images.shape[-2:])
+                losses = task_losses(model.tasks, predictions, batch.targets, counts)
+            take = balancer.backward if number == len(batches) else balancer.collect
+            balanced = take(
+                losses,
+                parameters=model.encoder.shared_parameters(),
+                others=model.decoder.parameters(),
+                present=present,
+                penalty=mean_penalty(predictions, parts=len(batches) * world_size()),
+                scale=None if scaler is None else scaler.scale,
+            )
+    assert balanced is not None  # the last call was backward
+
+    reduce_gradients(model.parameters(), but=balanced.reduced)
+    grad_norm = clip(model, clip_norm)
+    finite = finite_tasks(balanced)
+    updated = finite.all() & grad_norm.isfinite()
+    step_if(updated, optimizer)
+    if scaler is not None:
+        scaler.update(grad_norm.isfinite())
+    if balancer.needs.closure:
+        balancer.after_update(lambda: losses_again(model, batches, counts, precision))
+    return StepReport(
+        losses={task.name: loss for task, loss in zip(model.tasks, balanced.losses, strict=True)},
+        weights=balanced.weights,
+        gramian=balanced.gramian,
+        grad_norm=grad_norm,
+        present=balanced.present,
+        finite=finite,
+        updated=updated,
+        ids=tuple(name for batch in batches for name in batch.ids),
+    )
+
+
+def check_pair(model: MultiTaskNetwork, balancer: Balancer) -> None:
+    """Refuses, in one sentence, a balancer that cannot work with a network.
+
+    Raises:
+        ConfigurationError: If it was made for other tasks, wants features where the encoder has no cut, wants
+            shared parameters where there are none, or wants batches beside the step's own.
+    """
+    rule, encoder = type(balancer).__name__, type(model.encoder).__name__
+    names = tuple(task.name for task in model.tasks)
+    if balancer.tasks != names:
+        raise ConfigurationError(
+            f"the balancer was made for {', '.join(balancer.tasks or ('no tasks',))}, the network for {', '.join(names)}: "
+            f"make both for the same tasks in the same order"
+        )
+    if balancer.scope == "features" and not model.encoder.has_cut:
+        raise ConfigurationError(
+            f"{rule} takes gradients at features, but encoder {encoder} has no place to cut, "
+            f"because tasks exchange features all the way: use scope 'parameters'"
+        )
+    shares = any(len(tasks) > 1 for tasks in model.encoder.shared_parameters())
+    if balancer.scope == "parameters" and not shares and len(names) > 1:
+        raise ConfigurationError(
+            f"{rule} compares gradients of shared parameters, but encoder {encoder} shares none: "
+            f"use balancer 'equal' or another encoder"
+        )
+    if balancer.needs.extra_batches:
+        raise ConfigurationError(
+            f"{rule} wants {balancer.needs.extra_batches} batches beside the step's own, which this training "
+            f"loop does not draw"
+        )
+
+
+def global_counts(tasks: Sequence[Task], batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """``{task: [K]}``: the denominators of each task's loss over all micro-batches and processes.
+
+    A task without labels here still takes part in the sum, with a target on which nothing is known.
+    """
+    device = batches[0].images.device
+    local: dict[str, Tensor] = {}
+    for task in tasks:
+        targets = [batch.targets[task.name] for batch in batches if task.name in batch.targets]
+        if not targets:
+            targets = [task.label_type.unknown_like(1, 1)[None].to(device)]
+        local[task.name] = torch.stack([task.loss.counts(target) for target in targets]).sum(0)
+    sizes = [len(count) for count in local.values()]
+    return dict(zip(local, torch.split(reduce_sum(torch.cat(list(local.values()))), sizes), strict=True))
+
+
+def present_tasks(tasks: Sequence[Task], batches: Sequence[Batch]) -> dict[str, bool]:
+    """Whether any sample of the global batch has a known pixel of each task; read on the host."""
+    names = [task.name for task in tasks]
+    here = [
+        any(name in batch.targets and bool(batch.present[name].any()) for batch in batches) for name in names
+    ]
+    return dict(zip(names, anywhere(here), strict=True))
+
+
+def mean_penalty(predictions: Predictions, *, parts: int) -> Tensor | None:
+    """This micro-batch's share of the penalties' sum: their mean over the ``parts`` of the global batch."""
+    penalties = list(predictions.penalties.values())
+    return torch.stack(penalties).sum() / parts if penalties else None
+
+
+def clip(model: MultiTaskNetwork, largest: float | None) -> Tensor:
+    """Shortens the whole gradient to ``largest``; returns its length before, a scalar."""
+    reached = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(
+        [parameter.grad for parameter in reached if parameter.grad is not None]
+    )
+    if largest is not None:
+        torch.nn.utils.clip_grads_with_norm_(reached, largest, norm)
+    return norm
+
+
+def finite_tasks(balanced: BalancerReport) -> Tensor:
+    """Whether each task's loss, and its gradient if one was taken, was finite: bool ``[T]``."""
+    finite = balanced.losses.isfinite()
+    return finite if balanced.gramian is None else finite & balanced.gramian.diagonal().isfinite()
+
+
+def step_if(apply: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Steps if ``apply`` (bool scalar), else leaves parameters and the optimizer's state untouched.
+
+    A fused optimizer decides on the device, through the flag that ``torch.amp.GradScaler`` sets as well; for
+    any other the host reads ``apply``, which costs nothing where they are the same.
+    """
+    if apply.device.type != "cpu" and getattr(optimizer, "_step_supports_amp_scaling", False):
+        flag = {"grad_scale": None, "found_inf": (~apply).float()}
+        for name, value in flag.items():
+            setattr(optimizer, name, value)
+        optimizer.step()
+        for name in flag:
+            delattr(optimizer, name)
+    elif bool(apply):
+        optimizer.step()
+
+
+@torch.no_grad()
+def losses_again(
+    model: MultiTaskNetwork, batches: Sequence[Batch], counts: Mapping[str, Tensor], precision: Precision
+) -> Tensor:
+    """The losses ``[T]`` of the global batch with the parameters as they are now.
+
+    No gradient is taken, and running statistics are put back as they were.
+    """
+    device = batches[0].images.device
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    total = torch.zeros(len(model.tasks), device=device)
+    for batch in batches:
+        with autocast(device, precision):
+            predictions = model(batch.images)
+            losses = task_losses(model.tasks, predictions, batch.targets, counts)
+        for place, task in enumerate(model.tasks):
+            total[place] += losses.get(task.name, 0.0)
+    for buffer, before in zip(model.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    return reduce_sum(total)
+
+
+class NonFiniteWatch:
+    """Names the task, the step and the images of a loss that is not finite, without waiting each step.
+
+    Updates with such a loss are never applied, so the parameters are still good when the flags are read: a
+    few steps late, or before a checkpoint is written (call :meth:`check` there).
+
+    Args:
+        tasks: Names of the tasks in declared order.
+        policy: ``"stop"`` raises; ``"skip"`` logs a warning and goes on with the next step.
+        every: Flags are read each so many steps.
+
+    Raises:
+        ConfigurationError: For another policy.
+    """
+
+    def __init__(
+        self, tasks: Sequence[str], *, policy: Literal["stop", "skip"] = "stop", every: int = 50
+    ) -> None:
+        if policy not in ("stop", "skip"):
+            raise ConfigurationError(f"a non-finite loss can 'stop' or 'skip', got {policy!r}")
+        self.tasks = tuple(tasks)
+        self.policy = policy
+        self.every = every
+        self.skipped = 0
+        """Updates left out so far, as far as the flags have been read."""
+        self._seen: list[tuple[int, Tensor, tuple[str, ...]]] = []
+
+    def observe(self, step: int, report: StepReport) -> None:
+        """Takes note of a step; reads the flags if it is time to.
+
+        Raises:
+            NonFiniteLossError: If one was not finite and the policy is to stop.
+        """
+        self._seen.append((step, torch.cat([report.finite, report.updated[None]]), report.ids))
+        if len(self._seen) >= self.every:
+            self.check()
+
+    def check(self) -> None:
+        """Reads the flags of the steps since the last time.
+
+        Raises:
+            NonFiniteLossError: If one was not finite and the policy is to stop.
+        """
+        seen, self._seen = self._seen, []
+        if not seen:
+            return
+        flags: list[list[bool]] = torch.stack([finite for _, finite, _ in seen]).tolist()
+        for (step, _, ids), (*finite, updated) in zip(seen, flags, strict=True):
+            self.skipped += not updated
+            bad = [task for task, good in zip(self.tasks, finite, strict=True) if not good]
+            if not bad:
+                continue
+            sentence = (
+                f"the loss or gradient of {', '.join(bad)} was not finite at step {step} "
+                f"(images {', '.join(ids)})"
+            )
+            if self.policy == "stop":
+                raise NonFiniteLossError(
+                    f"{sentence}: look at these labels, lower the learning rate or clip the gradient; "
+                    f"the update was not applied"
+                )
+            logger.warning("%s; the update was skipped", sentence)
