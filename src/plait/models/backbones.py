@@ -621,14 +621,13 @@ def _recomputed(module: nn.Module, features: Any) -> Any:
 
 @contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """While it lasts, batch norms do not count the batch a second time."""
+    """While it lasts, batch norms compute as ever but do not count the batch a second time."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    tracking = [norm.track_running_stats for norm in norms]
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        # A norm that is not training needs its statistics, and leaves them alone anyway.
-        norm.track_running_stats = norm.track_running_stats and not norm.training
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm, tracked in zip(norms, tracking, strict=True):
-            norm.track_running_stats = tracked
+        for norm, momentum, counter in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, counter
