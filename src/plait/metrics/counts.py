@@ -84,7 +84,7 @@ class PooledCounts(Metric):
 
     def count(self, probability: Tensor, target: Tensor) -> None:
         """Adds images: probabilities and targets ``[B, 1, H, W]``, the target NaN where unknown."""
-        probability, positive, known = flat(probability, target)
+        probability, positive, known = flat(probability.contiguous(), target)
         passed = torch.bucketize(probability, probability.new_tensor(self.thresholds), right=True)
         hits, predicted = threshold_counts(passed, positive, known, len(self.thresholds))
         self.hits += hits.sum(0)

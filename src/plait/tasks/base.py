@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -127,6 +128,8 @@ class Task:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        if not (math.isfinite(self.weight) and self.weight >= 0):
+            raise ConfigurationError(f"the weight of task {self.name!r} must be 0 or more, got {self.weight}")
 
     @property
     def headline(self) -> Measure:

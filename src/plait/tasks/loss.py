@@ -138,13 +138,15 @@ class BalancedBCE:
         positive, known = target >= 0.5, target.isfinite()
         logits = at_least_float32(prediction).where(known, 0)
         error = -F.logsigmoid(logits.where(positive, -logits))
-        positives, total = counts.to(logits)[0], counts.to(logits).sum()
-        if self.positive_weight == "batch":
-            weight = 1 - positives / total.clamp(min=1)
-        else:
-            weight = torch.full_like(total, self.positive_weight)
-        weights = torch.where(positive, weight, 1 - weight)
-        return _share((weights * error).where(known, 0).sum(), total)
+        weight = self._weight(counts)
+        weighted = torch.where(positive, weight * error, (1 - weight) * error)
+        return _share(weighted.where(known, 0).sum(), counts.sum())
+
+    def _weight(self, counts: Tensor) -> Tensor | float:
+        if self.positive_weight != "batch":
+            return self.positive_weight
+        # Rounded to float32 whatever the logits are, as the published code has it.
+        return counts[1].float() / counts.sum().float().clamp(min=1)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ def parse(declaration: Mapping[str, Mapping[str, Any]]) -> tuple[Task, ...]:
         ConfigurationError: If there is no task, all are auxiliary, a kind, an option or a value is wrong,
             or a name cannot name a task.
 
-    >>> [task.channels for task in parse({"parts": {"kind": "semantic", "classes": 7}, "z": {"kind":
-    "depth"}})] [7, 1]
+    >>> tasks = parse({"parts": {"kind": "semantic", "classes": 7}, "z": {"kind": "depth"}})
+    >>> [task.channels for task in tasks]
+    [7, 1]
     """
     tasks = tuple(_task(name, options) for name, options in declaration.items())
     if not tasks:
@@ -56,6 +57,7 @@ def _task(name: str, given: Mapping[str, Any]) -> Task:
         ) from error
     if not isinstance(task, Task):
         raise ConfigurationError(f"kind {given['kind']!r} must make a Task, got {type(task).__name__}")
+    task.metric()  # a wrong option of the metric shows now, not at the first evaluation
     return task
 
 

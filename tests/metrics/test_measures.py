@@ -1,0 +1,245 @@
+"""Metrics on maps small enough to count by hand, and beside direct implementations of their definitions."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchmetrics import Metric
+
+from plait.errors import ConfigurationError, DataError
+from plait.metrics import DepthErrors, MeanIoU, NormalsErrors, PixelF, SaliencyPooled, SaliencySurvey
+
+
+def scores(metric: Metric, prediction: Tensor, target: Tensor) -> dict[str, float]:
+    metric.update(prediction, target)
+    return dict(metric.compute())
+
+
+def row(*values: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.tensor(values, dtype=dtype).view(1, 1, 1, -1)
+
+
+def ids(*values: int) -> Tensor:
+    return torch.tensor(values).view(1, 1, 1, -1)
+
+
+class TestMeanIoU:
+    def test_three_pixels(self) -> None:
+        assert scores(MeanIoU(2), ids(0, 1, 1, 1), ids(0, 0, 1, 255)) == {
+            "miou": pytest.approx((1 / 2 + 1 / 2) / 2),
+            "pixel_accuracy": pytest.approx(2 / 3),
+        }
+
+    def test_logits_maps_and_channel_maps_mean_the_same(self) -> None:
+        random = torch.Generator().manual_seed(0)
+        logits, target = (
+            torch.randn(2, 3, 4, 5, generator=random),
+            torch.randint(3, (2, 1, 4, 5), generator=random),
+        )
+        expected = scores(MeanIoU(3), logits, target)
+        assert scores(MeanIoU(3), logits.argmax(1), target) == expected
+        assert scores(MeanIoU(3), logits.argmax(1, keepdim=True), target[:, 0]) == expected
+        assert scores(MeanIoU(3), logits.argmax(1).byte(), target.byte()) == expected
+
+    def test_a_prediction_outside_the_classes_is_a_miss_only(self) -> None:
+        assert scores(MeanIoU(2), ids(0, 255, 7, 1), ids(0, 0, 1, 1))["miou"] == pytest.approx(0.5)
+
+    def test_ignored_classes_are_unknown(self) -> None:
+        assert scores(MeanIoU(3, ignore=[0]), ids(1, 1, 2), ids(0, 1, 2)) == {
+            "miou": 1.0,
+            "pixel_accuracy": 1.0,
+        }
+
+    def test_images_without_parts_can_be_left_out(self) -> None:
+        target = torch.tensor([[0, 1, 255], [0, 0, 0], [0, 255, 0], [255, 255, 255]]).view(4, 1, 1, 3)
+        prediction = torch.tensor([[0, 1, 1], [1, 1, 1], [1, 1, 1], [0, 0, 0]]).view(4, 1, 1, 3)
+        assert scores(MeanIoU(2, skip_empty=True), prediction, target)["miou"] == 1.0
+        assert scores(MeanIoU(2), prediction, target)["miou"] < 1.0
+
+    def test_a_target_outside_the_classes_is_refused(self) -> None:
+        with pytest.raises(DataError, match="class ids from 0 to 1 or 255 for unknown, got ids from 0 to 2"):
+            MeanIoU(2).update(ids(0, 0), ids(0, 2))
+
+    def test_a_policy_that_does_not_exist_is_refused(self) -> None:
+        with pytest.raises(ConfigurationError, match="skip, zero, present; got 'mean'"):
+            MeanIoU(2, absent="mean")  # type: ignore[arg-type]
+
+
+class TestDepthErrors:
+    def test_two_pixels(self) -> None:
+        found = scores(DepthErrors(), row(1.0, 3.0, 9.0), row(2.0, 2.5, math.nan))
+        assert found == {
+            "rmse": pytest.approx(math.sqrt((1 + 0.25) / 2)),
+            "log_rmse": pytest.approx(math.sqrt((math.log(2) ** 2 + math.log(1.2) ** 2) / 2)),
+            "abs_rel": pytest.approx((0.5 + 0.2) / 2),
+            "sq_rel": pytest.approx((0.5 + 0.1) / 2),
+            "delta1": 0.5,
+            "delta2": 0.5,
+            "delta3": 0.5,
+        }
+
+    def test_protocols_differ_where_a_prediction_is_not_positive(self) -> None:
+        plain = scores(DepthErrors(), row(-1.0), row(2.0))
+        survey = scores(DepthErrors(protocol="survey"), row(-1.0), row(2.0))
+        assert plain["rmse"] == pytest.approx(3.0)
+        assert plain["log_rmse"] == pytest.approx(math.log(2 / 1e-3))
+        assert survey["rmse"] == pytest.approx(2.0)
+        assert survey["log_rmse"] == pytest.approx(math.log(2 / 1e-9))
+        assert plain["delta3"] == survey["delta3"] == 0.0
+
+    def test_the_bound_of_delta_is_strict(self) -> None:
+        assert scores(DepthErrors(), row(1.25, 1.0), row(1.0, 1.25))["delta1"] == 0.0
+
+    def test_targets_that_are_not_positive_are_unknown(self) -> None:
+        assert scores(DepthErrors(), row(1.0, 1.0, 1.0), row(0.0, -1.0, 2.0))["rmse"] == 1.0
+
+    def test_a_nan_prediction_shows(self) -> None:
+        assert math.isnan(scores(DepthErrors(), row(math.nan, 1.0), row(1.0, 1.0))["rmse"])
+
+
+class TestNormalsErrors:
+    @staticmethod
+    def turned(*degrees: float) -> tuple[Tensor, Tensor]:
+        angles = torch.tensor(degrees, dtype=torch.float64).deg2rad()
+        prediction = torch.stack([angles.sin(), torch.zeros_like(angles), -angles.cos()])
+        target = torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64)[:, None].expand_as(prediction)
+        return prediction[None, :, None], target[None, :, None]
+
+    @pytest.mark.parametrize("exact", [True, False])
+    def test_known_angles(self, exact: bool) -> None:
+        found = scores(NormalsErrors(exact_median=exact), *self.turned(1e-4, 10.0, 11.25, 20.0, 180.0))
+        assert found["mean"] == pytest.approx((1e-4 + 10 + 11.25 + 20 + 180) / 5, abs=1e-9)
+        assert found["median"] == pytest.approx(11.25, abs=1e-9 if exact else 5.1e-4)
+        assert found["rmse"] == pytest.approx(math.sqrt((100 + 11.25**2 + 400 + 180**2) / 5), abs=1e-6)
+        assert found["within_30"] == 0.8
+
+    @pytest.mark.parametrize("exact", [True, False])
+    def test_the_median_of_an_even_number_is_between_the_middle_two(self, exact: bool) -> None:
+        found = scores(NormalsErrors(exact_median=exact), *self.turned(1.0, 2.0, 4.0, 90.0))
+        assert found["median"] == pytest.approx(3.0, abs=1e-9 if exact else 5.1e-4)
+
+    def test_small_angles_keep_their_digits(self) -> None:
+        prediction, target = self.turned(1e-3)
+        assert scores(NormalsErrors(), 7 * prediction, target)["mean"] == pytest.approx(1e-3, rel=1e-9)
+
+    def test_a_zero_prediction_is_ninety_degrees_off(self) -> None:
+        prediction, target = self.turned(0.0)
+        assert scores(NormalsErrors(), 0 * prediction, target)["mean"] == pytest.approx(90.0)
+
+    @settings(max_examples=25, deadline=None)
+    @given(seed=st.integers(0, 1000))
+    def test_both_medians_agree(self, seed: int) -> None:
+        random = torch.Generator().manual_seed(seed)
+        prediction, target = torch.randn(2, 2, 3, 5, 4, generator=random).unbind()
+        exact, histogram = (
+            scores(NormalsErrors(exact_median=choice), prediction, target)["median"]
+            for choice in (True, False)
+        )
+        assert histogram == pytest.approx(exact, abs=5.1e-4)
+
+
+def survey_by_definition(prediction: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """The protocol's text, image by image and threshold by threshold, on 8-bit predictions ``[N, H, W]``."""
+    means = []
+    for twentieth in range(4, 19):
+        rows = []
+        for value, truth in zip(prediction.astype(int), target, strict=True):
+            positive = 20 * value > 255 * twentieth
+            hits, either = (positive & truth).sum(), (positive | truth).sum()
+            rows.append(
+                (
+                    hits / either if either else 1.0,
+                    hits / (positive.sum() + 1e-12),
+                    hits / (truth.sum() + 1e-12),
+                )
+            )
+        means.append(np.mean(rows, 0))
+    iou, precision, recall = np.array(means).T
+    return {"max_f": (2 * precision * recall / (precision + recall + 1e-12)).max(), "miou": iou.max()}
+
+
+def pooled_by_definition(
+    prediction: np.ndarray, target: np.ndarray, thresholds: np.ndarray, beta_square: float
+) -> float:
+    best = 0.0
+    for threshold in thresholds:
+        positive = prediction >= threshold
+        hits = (positive & target).sum()
+        if hits:
+            p, r = hits / positive.sum(), hits / target.sum()
+            best = max(best, (1 + beta_square) * p * r / (beta_square * p + r))
+    return best
+
+
+class TestProbabilityMaps:
+    @staticmethod
+    def maps(seed: int = 0) -> tuple[Tensor, Tensor]:
+        """8-bit predictions with empty ones, and targets with empty ones; ties at every threshold occur."""
+        random = torch.Generator().manual_seed(seed)
+        target = torch.rand(8, 1, 6, 9, generator=random) < 0.3
+        noise = torch.rand(8, 1, 6, 9, generator=random)
+        prediction = ((0.6 * noise + 0.4 * target) * 256).clamp(max=255).floor()
+        prediction = torch.where(noise < 0.3, (prediction / 51).round() * 51, prediction)
+        target[5] = target[6] = False
+        prediction[6] = prediction[7] = 0
+        return prediction.byte(), target.float()
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_the_survey_protocol_is_its_definition(self, seed: int) -> None:
+        prediction, target = self.maps(seed)
+        expected = survey_by_definition(prediction[:, 0].numpy(), target[:, 0].bool().numpy())
+        assert scores(SaliencySurvey(), prediction, target) == pytest.approx(expected, abs=1e-12)
+        # Probabilities come back to the 8 bits they were made from.
+        for dtype in (torch.float32, torch.float64):
+            found = scores(SaliencySurvey(), prediction.to(dtype) / 255, target)
+            assert found == pytest.approx(expected, abs=1e-12)
+
+    @pytest.mark.parametrize("second_sigmoid", [False, True])
+    def test_the_pooled_protocol_is_its_definition(self, second_sigmoid: bool) -> None:
+        prediction, target = self.maps()
+        probability = prediction / 255
+        seen = probability.sigmoid() if second_sigmoid else probability
+        thresholds = torch.tensor([k / 20 for k in range(1, 20)]).numpy()
+        expected = pooled_by_definition(seen.numpy(), target.bool().numpy(), thresholds, 0.3)
+        found = scores(SaliencyPooled(second_sigmoid=second_sigmoid), prediction, target)
+        assert found == {"max_f": pytest.approx(expected, abs=1e-12)}
+
+    def test_the_pixel_f_is_its_definition(self) -> None:
+        prediction, target = self.maps()
+        thresholds = torch.tensor([k / 100 for k in range(1, 100)]).numpy()
+        expected = pooled_by_definition((prediction / 255).numpy(), target.bool().numpy(), thresholds, 1.0)
+        assert scores(PixelF(), prediction, target) == {"pixel_f": pytest.approx(expected, abs=1e-12)}
+
+    @pytest.mark.parametrize("metric", [SaliencySurvey, SaliencyPooled, PixelF])
+    def test_unknown_pixels_and_images_are_left_out(self, metric: Any) -> None:
+        prediction, target = self.maps()
+        hidden = target.clone()
+        hidden[2:] = torch.nan
+        hidden[0, 0, :3] = torch.nan
+        other = prediction.where(hidden.isfinite(), 255)
+        assert scores(metric(), prediction, hidden) == scores(metric(), other, hidden)
+        hidden[0, 0, :3] = target[0, 0, :3]
+        assert scores(metric(), prediction, hidden) == scores(metric(), prediction[:2], target[:2])
+
+    def test_nothing_to_find_and_nothing_found(self) -> None:
+        empty = torch.zeros(2, 1, 3, 3)
+        assert scores(SaliencySurvey(), empty, empty) == {"max_f": 0.0, "miou": 1.0}
+        assert scores(SaliencyPooled(), empty, empty) == {"max_f": 0.0}
+        assert scores(PixelF(), empty, empty) == {"pixel_f": 0.0}
+
+    def test_one_pixel_beside_the_edge_is_wrong(self) -> None:
+        assert scores(PixelF(), row(0.9, 0.0), row(0.0, 1.0))["pixel_f"] == pytest.approx(0.0)
+        assert scores(PixelF(), row(0.9, 0.0), row(1.0, 0.0))["pixel_f"] == 1.0
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    for metric in (DepthErrors(), PixelF(), SaliencySurvey(), NormalsErrors()):
+        with pytest.raises(ValueError, match=r"shape \[1, 1, 4, 4\], got \[1, 1, 4, 5\]"):
+            metric.update(torch.zeros(1, 1, 4, 5), torch.zeros(1, 1, 4, 4))
+    with pytest.raises(ValueError, match=r"shape \[1, 4, 4\], got \[1, 4, 5\]"):
+        MeanIoU(2).update(torch.zeros(1, 2, 4, 5), torch.zeros(1, 1, 4, 4, dtype=torch.long))

@@ -1,0 +1,48 @@
+"""The relative gain: direction, mean, and what it refuses."""
+
+import math
+
+import pytest
+
+from plait.errors import ConfigurationError
+from plait.metrics import relative_gain
+from plait.tasks import Measure
+
+MEASURES = {
+    "semseg": Measure("miou", "mIoU", "%", higher_is_better=True),
+    "depth": Measure("rmse", "RMSE", "m", higher_is_better=False),
+}
+SINGLE = {"semseg": {"miou": 0.4, "pixel_accuracy": 0.7}, "depth": {"rmse": 0.5}}
+
+
+def test_better_is_positive_in_either_direction() -> None:
+    gain = relative_gain({"semseg": {"miou": 0.42}, "depth": {"rmse": 0.45}}, SINGLE, MEASURES)
+    assert gain.per_task == {"semseg": pytest.approx(0.05), "depth": pytest.approx(0.1)}
+    assert gain.mean == pytest.approx(0.075)
+
+
+def test_nothing_is_gained_over_oneself() -> None:
+    assert relative_gain(SINGLE, SINGLE, MEASURES).mean == 0
+
+
+@pytest.mark.parametrize(
+    ("multi", "single", "text"),
+    [
+        (
+            {"semseg": {"miou": 0.4}},
+            SINGLE,
+            r"same tasks on both sides, got \['semseg'\] .* \['depth', 'semseg'\]",
+        ),
+        ({}, {}, "same tasks on both sides"),
+        ({"semseg": {"miou": 0.4}, "depth": {}}, SINGLE, "scores of task 'depth' have no 'rmse'"),
+        (SINGLE, {**SINGLE, "depth": {"rmse": 0.0}}, "single-task rmse of task 'depth' is 0"),
+        (SINGLE, {**SINGLE, "depth": {"rmse": math.nan}}, "single-task rmse of task 'depth' is nan"),
+        ({**SINGLE, "semseg": {"miou": math.nan}}, SINGLE, "the miou of task 'semseg' is nan"),
+        ({"sal": {"f": 1.0}}, {"sal": {"f": 1.0}}, "no measure stands for task 'sal'"),
+    ],
+)
+def test_what_has_no_gain_is_named(
+    multi: dict[str, dict[str, float]], single: dict[str, dict[str, float]], text: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        relative_gain(multi, single, MEASURES)
