@@ -7,11 +7,17 @@ a step is cut into equal parts, one a process. So there is no state to save besi
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import queue
+import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +26,7 @@ from torch import Tensor
 from plait.data.labels import Label
 from plait.data.sample import Batch, DataSet, Sample
 from plait.data.transforms import Augmentation, EvaluationResize, random_numbers
-from plait.errors import ConfigurationError, DataError, PlaitError
+from plait.errors import ConfigurationError, DataError
 from plait.tasks.base import Task
 
 Normalisation = tuple[Sequence[float], Sequence[float]]
@@ -343,48 +349,49 @@ def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
         thread.join()
 
 
-class _Numbered(torch.utils.data.Dataset[Any]):
-    """What torch's loader asks its workers for; errors for people travel as values, not as tracebacks."""
-
-    def __init__(self, make: Callable[[int], Batch]) -> None:
-        self.make = make
-
-    def __getitem__(self, number: int) -> Batch | PlaitError:
-        try:
-            return self.make(number)
-        except PlaitError as error:
-            return error
-
-
-def _as_it_is(item: T) -> T:
-    return item
-
-
 def _from_workers(make: Callable[[int], Batch], numbers: range, workers: int) -> Iterator[Batch]:
     # Never forked: this process has threads (of torch, and the user's own), and locks do not survive that.
-    loader = torch.utils.data.DataLoader(
-        _Numbered(make),
-        batch_size=None,
-        sampler=cast("Any", numbers),
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        prefetch_factor=2,
-        multiprocessing_context="spawn",
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(make,),
     )
-    batches = iter(loader)
+    pending: deque[Future[Batch]] = deque()
     try:
-        for item in batches:
-            if isinstance(item, PlaitError):
-                raise item
-            yield item
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
+        for number in numbers:
+            pending.append(pool.submit(_work, number))
+            if len(pending) >= 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
         raise DataError(
-            f"a worker process that prepares batches died ({error}), often for lack of memory; "
-            f"use fewer workers, or workers: 0"
+            "a worker process that prepares batches died, often for lack of memory; use fewer workers, or "
+            "workers: 0"
         ) from error
     finally:
-        shutdown = getattr(batches, "_shutdown_workers", None)
-        if shutdown is not None:
-            shutdown()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_making: list[Callable[[int], Batch]] = []
+"""In a worker process: what it makes, received once at its start. Empty everywhere else."""
+
+
+def _start_worker(make: Callable[[int], Batch]) -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that owns the workers ends them
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    _making[:] = [make]
+
+
+def _leave_with_parent() -> None:
+    """Ends this worker when the process that started it is gone, even if it was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work(number: int) -> Batch:
+    return _making[0](number)
