@@ -346,7 +346,7 @@ def parse(tree: Mapping[str, Any]) -> Recipe:
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(Recipe)
     try:
-        parsed = parser.instantiate_classes(parser.parse_object(with_names(tree)))
+        parsed = parser.instantiate(parser.parse_object(with_names(tree)))
     except ArgumentError as error:
         cause: BaseException | None = error
         while cause is not None:
