@@ -1,0 +1,168 @@
+"""Colour, randomness and the way back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms.v2 import functional as F
+
+from plait.data.labels import Depth
+from plait.data.sample import Geometry, Sample
+from plait.data.transforms import Augmentation, EvaluationResize, random_numbers, undo
+from plait.data.warp import Warp
+from plait.errors import ConfigurationError, DataError
+
+
+def random_sample(size: tuple[int, int] = (24, 32), seed: int = 0) -> Sample:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(60, 190, (3, *size), generator=generator, dtype=torch.uint8)
+    return Sample(
+        "one", image, {"depth": Depth(torch.rand(1, *size, generator=generator) + 1)}, Geometry(size)
+    )
+
+
+@pytest.mark.parametrize("size", [(48, 64), (33, 50), (17, 21), (7, 64), (24, 32)])
+def test_resizing_is_torchs_antialiased_bilinear_resize(size: tuple[int, int]) -> None:
+    image = torch.rand(3, 24, 32)
+    ours = Warp.identity((24, 32)).resized(size).bilinear(image.numpy(), np.zeros(3))
+    torchs = torch.nn.functional.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+    np.testing.assert_allclose(ours, torchs.numpy(), atol=2e-5)
+
+
+def test_a_rotated_picture_is_grid_sampled() -> None:
+    image = torch.rand(2, 24, 32)
+    ours = Warp.identity((24, 32)).rotated(33).bilinear(image.numpy(), np.zeros(2))
+    torchs = F.rotate(image, 33.0, interpolation=F.InterpolationMode.BILINEAR)
+    inside = F.rotate(torch.ones(1, 24, 32), 33.0, interpolation=F.InterpolationMode.BILINEAR)[0] == 1
+    np.testing.assert_allclose(ours[:, inside], torchs[:, inside].numpy(), atol=2e-5)
+
+
+def test_colour_is_brightness_then_contrast_then_saturation() -> None:
+    sample = random_sample()
+    augmentation = Augmentation((24, 32), scale=(1, 1), flip=0, colour=0.2)
+    after = augmentation(sample, random_numbers(0, 0, "one"))
+    random = random_numbers(0, 0, "one")
+    random.random(5)  # drawn for the geometry
+    brightness, contrast, saturation = 1 + 0.2 * (2 * random.random(3) - 1)
+    image = sample.image.double() / 255 * brightness
+    luma = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+    image = contrast * image + (1 - contrast) * torch.tensordot(luma, image, 1).mean()
+    image = saturation * image + (1 - saturation) * torch.tensordot(luma, image, 1)
+    torch.testing.assert_close(after.image.double(), image.clamp(0, 1), atol=1e-5, rtol=0)
+
+
+def test_hue_keeps_luma_and_greys() -> None:
+    matrix, _ = Augmentation((8, 8), colour=0, hue=0.3).colours(random_numbers(1, 0, "one"))
+    luma = np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(luma @ matrix, luma, atol=1e-4)
+    np.testing.assert_allclose(matrix @ np.ones(3), 1, atol=1e-4)
+    assert abs(matrix - np.eye(3)).max() > 0.01
+
+
+def test_an_unscaled_crop_is_a_copy() -> None:
+    sample = random_sample()
+    after = Augmentation((10, 12), scale=(1, 1), flip=0, colour=0)(sample, random_numbers(0, 0, "one"))
+    left, top = (-after.geometry.matrix[:2, 2]).int().tolist()
+    window = sample.image[:, top : top + 10, left : left + 12]
+    torch.testing.assert_close(after.image, window.float() / 255)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    seed=st.integers(0, 1000),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    crop=st.booleans(),
+    rotation=st.sampled_from([0.0, 15.0]),
+)
+def test_a_view_has_its_size_and_its_range(
+    seed: int, size: tuple[int, int], crop: bool, rotation: float
+) -> None:
+    augmentation = Augmentation(size, scale=(0.7, 1.5), crop=crop, rotation=rotation, hue=0.1)
+    after = augmentation(random_sample(), random_numbers(seed, 0, "one"))
+    assert after.image.shape == (3, *size)
+    assert after.image.dtype == torch.float32
+    assert 0 <= after.image.min() <= after.image.max() <= 1
+    assert after.targets["depth"].shape == (1, *size)
+
+
+def test_every_window_is_equally_likely_and_both_borders_are_reached() -> None:
+    augmentation = Augmentation((22, 30), scale=(1, 1), flip=0, colour=0)
+    tops = [
+        int(-augmentation.warp((24, 32), random_numbers(seed, 0, "one")).matrix[1, 2]) for seed in range(300)
+    ]
+    counts = np.bincount(tops)
+    assert len(counts) == 3
+    assert counts.min() > 60
+
+
+def test_random_numbers_depend_on_seed_epoch_and_sample_alone() -> None:
+    first = random_numbers(1, 2, "a").random(4)
+    np.testing.assert_array_equal(first, random_numbers(1, 2, "a").random(4))
+    for other in (random_numbers(2, 2, "a"), random_numbers(1, 3, "a"), random_numbers(1, 2, "b")):
+        assert (other.random(4) != first).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    source=st.tuples(st.integers(2, 40), st.integers(2, 40)),
+    size=st.tuples(st.integers(2, 40), st.integers(2, 40)),
+    keep_aspect=st.booleans(),
+)
+def test_a_prediction_comes_back_to_its_place(
+    source: tuple[int, int], size: tuple[int, int], keep_aspect: bool
+) -> None:
+    """A ramp over the original, seen by the network at any size, comes back as the same ramp."""
+    after = EvaluationResize(size, keep_aspect)(
+        Sample("one", torch.zeros(3, *source, dtype=torch.uint8), {}, Geometry(source))
+    )
+    assert after.image.shape[-2:] == size
+    inverse = torch.linalg.inv(after.geometry.matrix)
+    x = torch.arange(size[1]) + 0.5
+    ramp = (x * inverse[0, 0] + inverse[0, 2]).float().expand(1, *size)
+    back = undo(ramp, after.geometry)
+    assert back.shape == (1, *source)
+    expected = (torch.arange(source[1]) + 0.5).expand(1, *source)
+    fitted = float(after.geometry.matrix[0, 0])
+    margin = int(2 * max(1, 1 / fitted)) + 1  # the outermost pixels lean on the border
+    if source[1] > 2 * margin:
+        torch.testing.assert_close(
+            back[..., margin:-margin], expected[..., margin:-margin], atol=0.5, rtol=0.02
+        )
+
+
+def test_an_untouched_prediction_comes_back_untouched() -> None:
+    prediction = torch.rand(4, 24, 32)
+    assert torch.equal(undo(prediction, Geometry((24, 32))), prediction)
+
+
+def test_a_flipped_prediction_comes_back_mirrored() -> None:
+    prediction = torch.rand(4, 24, 32)
+    matrix = torch.from_numpy(Warp.identity((24, 32)).mirrored().matrix)
+    assert torch.equal(undo(prediction, Geometry((24, 32), matrix)), prediction.flip(-1))
+
+
+def test_a_prediction_that_lacks_a_part_is_refused() -> None:
+    for warp in (Warp.identity((24, 32)).rotated(10), Warp.identity((24, 32)).windowed(2, 2, (24, 32))):
+        with pytest.raises(DataError, match=r"rotated|whole picture"):
+            undo(torch.rand(1, 24, 32), Geometry((24, 32), torch.from_numpy(warp.matrix)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"size": (0, 4)},
+        {"scale": (1.5, 1.0)},
+        {"scale": (0.0, 1.0)},
+        {"scales": (1.0, -1.0)},
+        {"flip": 1.5},
+        {"colour": 1.0},
+        {"hue": 0.7},
+        {"rotation": -3.0},
+    ],
+)
+def test_impossible_options_are_named(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        Augmentation(**{"size": (8, 8), **options})  # type: ignore[arg-type]
