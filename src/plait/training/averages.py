@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class WeightAverage:
     """The average of a network's floating-point parameters and buffers over its training.
 
-    After update ``k`` (from 1) the average moves by ``1 - min(decay, (1 + k) / (10 + k))`` towards the weights:
-    the lower decay at first lets it leave the initial weights behind, as in TensorFlow's
+    After update ``k`` (from 1) the average moves by ``1 - min(decay, (1 + k) / (10 + k))`` towards the
+    weights: the lower decay at first lets it leave the initial weights behind, as in TensorFlow's
     ``ExponentialMovingAverage(num_updates=...)``. Running statistics of norms are averaged like weights;
     integers are not averaged.
     """

@@ -115,7 +115,9 @@ def read(place: Path, tasks: Sequence[Task] | None = None, files: Sequence[str] 
         digests = dict(state["sha256"])
         form = state["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{found / STATE} is damaged ({error}); remove the folder to start again") from None
+        raise CheckpointError(
+            f"{found / STATE} is damaged ({error}); remove the folder to start again"
+        ) from None
     if form != FORMAT:
         raise CheckpointError(f"{found} has format {form!r}, this version of plait reads format {FORMAT}")
     if tasks is not None and state.get("tasks") != described_tasks(tasks):
@@ -247,6 +249,13 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file that is there whole or not at all."""
+    fresh = path.with_name(f"{path.name}.writing")
+    write_durably(fresh, text.encode())
+    fresh.replace(path)
+
+
 def synchronise(folder: Path) -> None:
     """Waits until the disk has a folder's entries, where the system can tell."""
     if os.name != "posix":
@@ -273,6 +282,6 @@ def explained_full_disk(what: str, discard: Path | None = None) -> Iterator[None
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise PlaitError(
-            f"the disk is full: {what} could not be written; what was saved before is intact, so free some space "
-            f"and start the same command again"
+            f"the disk is full: {what} could not be written; what was saved before is intact, so free some "
+            f"space and start the same command again"
         ) from error

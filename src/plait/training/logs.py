@@ -14,7 +14,7 @@ from plait.errors import MissingExtraError
 from plait.training.checkpoint import explained_full_disk
 
 if TYPE_CHECKING:
-    from accelerate.tracking import GeneralTracker
+    from accelerate.tracking import GeneralTracker  # type: ignore[import-untyped]
 
 Row = Mapping[str, Any]
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from plait import config
 from plait.errors import ConfigurationError
+from plait.models.parameters import backbone_depths
 from plait.registry import nearest
 
 
@@ -23,7 +22,9 @@ def make_optimizer(model: nn.Module, balancer: nn.Module, recipe: config.Optimiz
     groups = parameter_groups(model, balancer, recipe)
     parameters = [parameter for group in groups for parameter in group["params"]]
     if not parameters:
-        raise ConfigurationError("the optimizer has nothing to train: optimizer.groups freezes every parameter")
+        raise ConfigurationError(
+            "the optimizer has nothing to train: optimizer.groups freezes every parameter"
+        )
     fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
     match recipe.name:
         case "sgd":
@@ -42,9 +43,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["multiplier"]
 
 
-def parameter_groups(
-    model: nn.Module, balancer: nn.Module, recipe: config.Optimizer
-) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, balancer: nn.Module, recipe: config.Optimizer) -> list[dict[str, Any]]:
     """Trainable parameters, sorted into groups of one multiplier and one decay.
 
     The balancer's own parameters are named ``balancer.<name>``. Freezing sets ``requires_grad`` to False.
@@ -91,8 +90,3 @@ def compiled(pattern: str) -> re.Pattern[str]:
         raise ConfigurationError(
             f"optimizer.groups: {pattern!r} is not a regular expression: {error}"
         ) from error
-
-
-def norms(module: nn.Module) -> Iterable[_BatchNorm]:
-    """Every BatchNorm below a module."""
-    return (part for part in module.modules() if isinstance(part, _BatchNorm))

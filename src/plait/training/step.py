@@ -18,7 +18,7 @@ from plait.models.network import MultiTaskNetwork
 from plait.models.predictions import Predictions
 from plait.tasks.base import Task
 from plait.tasks.objective import losses as task_losses
-from plait.training.distributed import anywhere, reduce_gradients, reduce_sum, world_size
+from plait.training.distributed import anywhere, reduce_gradients, reduce_sum
 from plait.training.precision import LossScaler, Precision, autocast
 
 logger = logging.getLogger(__name__)
@@ -34,8 +34,9 @@ class StepReport:
         gramian: Inner products of the tasks' gradients ``[T, T]``, if the balancer took them.
         grad_norm: Length of the whole gradient before clipping, a scalar.
         present: Whether each task had a known pixel, ``[T]`` on the host.
-        finite: Whether each task's loss (and gradient, if taken) was finite, bool ``[T]``.
+        finite: Whether each task's loss (and gradient, if taken, except in float16) was finite, bool ``[T]``.
         updated: Whether the parameters were updated, bool scalar: not if the gradient was not finite.
+        scaled: Whether a loss scale was in use, so that an update left out now and then is no error.
         ids: Names of this process's images.
     """
 
@@ -46,6 +47,7 @@ class StepReport:
     present: tuple[bool, ...]
     finite: Tensor
     updated: Tensor
+    scaled: bool
     ids: tuple[str, ...]
 
 
@@ -82,6 +84,7 @@ def training_step(
     device = batches[0].images.device
     counts = global_counts(model.tasks, batches)
     present = present_tasks(model.tasks, batches)
+    images = int(reduce_sum(torch.tensor(sum(len(batch.images) for batch in batches))))
 
     for number, batch in enumerate(batches, start=1):
         with autocast(device, precision):
@@ -96,18 +99,19 @@ def training_step(
                 parameters=model.encoder.shared_parameters(),
                 others=model.decoder.parameters(),
                 present=present,
-                penalty=mean_penalty(predictions, parts=len(batches) * world_size()),
+                penalty=mean_penalty(predictions, share=len(batch.images) / images),
                 scale=None if scaler is None else scaler.scale,
             )
     assert balanced is not None  # the last call was backward
 
     reduce_gradients(model.parameters(), but=balanced.reduced)
     grad_norm = clip(model, clip_norm)
-    finite = finite_tasks(balanced)
+    # float16 overflows as a matter of course: then only a loss is somebody's fault.
+    finite = finite_tasks(balanced, gradients=scaler is None)
     updated = finite.all() & grad_norm.isfinite()
     step_if(updated, optimizer)
     if scaler is not None:
-        scaler.update(grad_norm.isfinite())
+        scaler.update(grad_norm.isfinite() | ~finite.all())
     if balancer.needs.closure:
         balancer.after_update(lambda: losses_again(model, batches, counts, precision))
     return StepReport(
@@ -118,6 +122,7 @@ def training_step(
         present=balanced.present,
         finite=finite,
         updated=updated,
+        scaled=scaler is not None,
         ids=tuple(name for batch in batches for name in batch.ids),
     )
 
@@ -133,8 +138,8 @@ def check_pair(model: MultiTaskNetwork, balancer: Balancer) -> None:
     names = tuple(task.name for task in model.tasks)
     if balancer.tasks != names:
         raise ConfigurationError(
-            f"the balancer was made for {', '.join(balancer.tasks or ('no tasks',))}, the network for {', '.join(names)}: "
-            f"make both for the same tasks in the same order"
+            f"the balancer was made for {', '.join(balancer.tasks or ('no tasks',))}, the network for "
+            f"{', '.join(names)}: make both for the same tasks in the same order"
         )
     if balancer.scope == "features" and not model.encoder.has_cut:
         raise ConfigurationError(
@@ -179,10 +184,10 @@ def present_tasks(tasks: Sequence[Task], batches: Sequence[Batch]) -> dict[str, 
     return dict(zip(names, anywhere(here), strict=True))
 
 
-def mean_penalty(predictions: Predictions, *, parts: int) -> Tensor | None:
-    """This micro-batch's share of the penalties' sum: their mean over the ``parts`` of the global batch."""
+def mean_penalty(predictions: Predictions, *, share: float) -> Tensor | None:
+    """The sum of the penalties, times this micro-batch's ``share`` of the images of the global batch."""
     penalties = list(predictions.penalties.values())
-    return torch.stack(penalties).sum() / parts if penalties else None
+    return torch.stack(penalties).sum() * share if penalties else None
 
 
 def clip(model: MultiTaskNetwork, largest: float | None) -> Tensor:
@@ -196,10 +201,12 @@ def clip(model: MultiTaskNetwork, largest: float | None) -> Tensor:
     return norm
 
 
-def finite_tasks(balanced: BalancerReport) -> Tensor:
+def finite_tasks(balanced: BalancerReport, *, gradients: bool = True) -> Tensor:
     """Whether each task's loss, and its gradient if one was taken, was finite: bool ``[T]``."""
     finite = balanced.losses.isfinite()
-    return finite if balanced.gramian is None else finite & balanced.gramian.diagonal().isfinite()
+    if balanced.gramian is None or not gradients:
+        return finite
+    return finite & balanced.gramian.diagonal().isfinite()
 
 
 def step_if(apply: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -266,7 +273,7 @@ class NonFiniteWatch:
         self.every = every
         self.skipped = 0
         """Updates left out so far, as far as the flags have been read."""
-        self._seen: list[tuple[int, Tensor, tuple[str, ...]]] = []
+        self._seen: list[tuple[int, Tensor, StepReport]] = []
 
     def observe(self, step: int, report: StepReport) -> None:
         """Takes note of a step; reads the flags if it is time to.
@@ -274,7 +281,7 @@ class NonFiniteWatch:
         Raises:
             NonFiniteLossError: If one was not finite and the policy is to stop.
         """
-        self._seen.append((step, torch.cat([report.finite, report.updated[None]]), report.ids))
+        self._seen.append((step, torch.cat([report.finite, report.updated[None]]), report))
         if len(self._seen) >= self.every:
             self.check()
 
@@ -288,15 +295,13 @@ class NonFiniteWatch:
         if not seen:
             return
         flags: list[list[bool]] = torch.stack([finite for _, finite, _ in seen]).tolist()
-        for (step, _, ids), (*finite, updated) in zip(seen, flags, strict=True):
+        for (step, _, report), (*finite, updated) in zip(seen, flags, strict=True):
             self.skipped += not updated
             bad = [task for task, good in zip(self.tasks, finite, strict=True) if not good]
-            if not bad:
+            if updated or (report.scaled and not bad):
                 continue
-            sentence = (
-                f"the loss or gradient of {', '.join(bad)} was not finite at step {step} "
-                f"(images {', '.join(ids)})"
-            )
+            what = f"the loss or gradient of {', '.join(bad)}" if bad else "the gradient of the sum"
+            sentence = f"{what} was not finite at step {step} (images {', '.join(report.ids)})"
             if self.policy == "stop":
                 raise NonFiniteLossError(
                     f"{sentence}: look at these labels, lower the learning rate or clip the gradient; "

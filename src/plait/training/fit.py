@@ -1,0 +1,282 @@
+"""Training, from a recipe to a finished run; started again, it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState  # type: ignore[import-untyped]
+
+from plait.config import Recipe, dump, plain
+from plait.data.loader import Normalisation, train_batches
+from plait.data.sample import Batch, DataSet
+from plait.data.transforms import Augmentation
+from plait.errors import ConfigurationError, PlaitError
+from plait.models.network import MultiTaskNetwork
+from plait.registry import nearest
+from plait.training.checkpoint import explained_full_disk, find, write_atomically
+from plait.training.distributed import broadcast_buffers, rank, world_size
+from plait.training.environment import environment
+from plait.training.evaluate import evaluate
+from plait.training.journal import Journal, Progress, nested, shown
+from plait.training.logs import flat
+from plait.training.run import ENVIRONMENT, RECIPE, SCORES, Run, load_run, make_network
+from plait.training.selection import split_loss
+from plait.training.session import Session, Stopwatch, make_trial
+from plait.training.step import NonFiniteWatch, training_step
+from plait.training.tuning import Choices, choose, threads
+
+MAY_CHANGE = ("training.workers", "training.trackers", "training.log_every", "evaluation.batch_size")
+"""What may differ when a run goes on: nothing that decides its weights or scores."""
+
+
+def train(recipe: Recipe, out: Path | str, *, resume: bool = True, progress: bool | Progress = True) -> Run:
+    """Trains the network of a recipe, scores it on the test split, and keeps everything in a folder.
+
+    Killed at any point and started again, it ends with the same weights as if it had not been: bit by bit on
+    the same processor.
+
+    Args:
+        recipe: What decides the run.
+        out: The run's folder; :mod:`plait.training.run` says what is in it.
+        resume: Go on with the run of this recipe that is there; otherwise such a folder is refused.
+        progress: Show a bar; or a function that is told of each logged step.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        ConfigurationError: If parts of the recipe cannot work together, or ``out`` holds another run.
+        NonFiniteLossError: If a loss is not finite and ``training.non_finite`` is ``stop``.
+        PlaitError: If the disk is full, or an image cannot be read; what was done is kept.
+    """
+    processes, run = PartialState(), Run(Path(out), recipe)
+    claim(run, resume, processes)
+    if run.finished:
+        return run
+    with own_random_numbers(recipe.training.seed, processes.device):
+        last = run.path / "checkpoints" / "last"
+        model = make_network(recipe, run.tasks, pretrained=None if find(last) is None else False)
+        choices = settled(run, model.to(processes.device), processes)
+        with threads(choices.threads):
+            session = Session(recipe, model, choices)
+            session.restore(last)
+            with shown(progress if processes.is_main_process else False, session.step) as tell:
+                fit(session, run, tell)
+            score(session, run)
+    processes.wait_for_everyone()
+    return run
+
+
+def fit(session: Session, run: Run, tell: Progress) -> None:
+    """The loop: batches, step, log, validation, checkpoint."""
+    training = run.recipe.training
+    last, validates = run.path / "checkpoints" / "last", validation_interval(run.recipe)
+    dataset = run.dataset(run.recipe.data.train_split)
+    batches = micro_batches(run, dataset, session.model.normalisation, session.step)
+    watch = NonFiniteWatch([task.name for task in run.tasks], policy=training.non_finite)
+    journal = Journal(session, run, tell, writes=rank() == 0, validates=validates is not None)
+
+    def due(*intervals: int | None) -> bool:
+        ended = session.step == training.steps
+        return any(every is not None and (ended or session.step % every == 0) for every in intervals)
+
+    session.model.train()
+    while session.step < training.steps:
+        with Stopwatch(session):
+            with kept_on_error(session, last):
+                micro = [session.place(batch) for batch in islice(batches, training.accumulate)]
+            session.begin_step()
+            report = training_step(
+                session.model,
+                micro,
+                session.balancer,
+                session.optimizer,
+                precision=session.choices.precision,
+                clip_norm=training.clip_norm,
+                scaler=session.scaler,
+            )
+            session.end_step(len(dataset))
+        watch.observe(session.step, report)
+        journal.add(report)
+        if due(training.log_every, training.checkpoint_every):
+            journal.write()
+        if due(validates):
+            watch.check()
+            journal.line({"step": session.step, **validate(session, run)})
+        if due(training.checkpoint_every):
+            watch.check()
+            session.save(last)
+    journal.close()
+
+
+def micro_batches(run: Run, dataset: DataSet, normalisation: Normalisation, step: int) -> Iterator[Batch]:
+    """The parts of each step's batch, from a step on.
+
+    A step's parts are consecutive batches of a part's size: together they hold the samples of one batch.
+    """
+    training = run.recipe.training
+    return train_batches(
+        dataset,
+        run.tasks,
+        make_augmentation(run.recipe.augmentation),
+        normalisation,
+        batch_size=training.batch_size // training.accumulate,
+        seed=training.seed,
+        start_step=step * training.accumulate,
+        workers=training.workers,
+        rank=rank(),
+        world_size=world_size(),
+    )
+
+
+def validate(session: Session, run: Run) -> dict[str, Any]:
+    """Scores the validation split; keeps the weights as ``best`` if the recipe asks and they are.
+
+    Returns:
+        A part of the log's line.
+    """
+    recipe = run.recipe
+    dataset = run.dataset(recipe.data.validation_split)
+    broadcast_buffers(session.model)
+    row: dict[str, Any] = {}
+    loss = None
+    with session.weights_to_use():
+        scores = evaluate(session.model, dataset, evaluation=recipe.evaluation)
+        row["validation"] = {task: nested(numbers) for task, numbers in scores.items()}
+        if recipe.training.criterion == "loss":
+            losses = split_loss(
+                session.model,
+                dataset,
+                size=recipe.evaluation.size,
+                batch_size=recipe.evaluation.batch_size,
+                device=session.device,
+            )
+            row["validation_loss"], loss = nested(losses), sum(losses.values())
+    if session.balancer.needs.scores:
+        session.balancer.see_scores(scores)
+    if session.selection.improved(session.step, scores, loss) and recipe.training.keep == "best":
+        session.save(run.path / "checkpoints" / "best")
+    return row
+
+
+def score(session: Session, run: Run) -> None:
+    """Scores the run's final network on the test split: what is reported, and never selected by."""
+    model = run.model(session.device)
+    scores = evaluate(model, run.dataset(run.recipe.data.test_split), evaluation=run.recipe.evaluation)
+    if rank() == 0:
+        with explained_full_disk(f"the scores in {run.path}"):
+            write_atomically(run.path / SCORES, scores.json() + "\n")
+
+
+def claim(run: Run, resume: bool, processes: PartialState) -> None:
+    """Makes the run's folder, or checks that it holds a run of the same recipe.
+
+    Raises:
+        ConfigurationError: If it holds another run, or any run without ``resume``.
+    """
+    if processes.is_main_process:
+        if (run.path / RECIPE).is_file():
+            if not resume:
+                raise ConfigurationError(
+                    f"{run.path} already holds a run: choose another folder, or resume it"
+                )
+            known = load_run(run.path).recipe
+            if differing := differences(known, run.recipe):
+                key, before, now = differing[0]
+                raise ConfigurationError(
+                    f"{run.path} holds a run of another recipe ({key} is {before!r} there and {now!r} here): "
+                    f"choose another folder"
+                )
+        else:
+            with explained_full_disk(f"the run's folder {run.path}"):
+                run.path.mkdir(parents=True, exist_ok=True)
+                write_atomically(run.path / RECIPE, dump(run.recipe))
+    processes.wait_for_everyone()
+
+
+def differences(one: Recipe, other: Recipe) -> list[tuple[str, Any, Any]]:
+    """The keys in which two recipes differ, but for those that may, with both values."""
+    first, second = dict(flat(plain(one))), dict(flat(plain(other)))
+    return [
+        (key, first.get(key), second.get(key))
+        for key in {**first, **second}
+        if first.get(key) != second.get(key) and key not in MAY_CHANGE
+    ]
+
+
+def settled(run: Run, model: MultiTaskNetwork, processes: PartialState) -> Choices:
+    """Threads, precision and layout: as the run was begun, or chosen now and written down."""
+    path = run.path / ENVIRONMENT
+    if not path.is_file():
+        dataset = run.dataset(run.recipe.data.train_split)
+        batch = next(micro_batches(run, dataset, model.normalisation, step=0))
+        trial = make_trial(model, batch, processes.device)
+        choices = choose(run.recipe.training, processes.device, trial, processes=processes.num_processes)
+        if processes.is_main_process:
+            told = {
+                **environment(),
+                "seed": run.recipe.training.seed,
+                "processes": processes.num_processes,
+                "choices": choices.json(),
+            }
+            with explained_full_disk(f"{path}"):
+                write_atomically(path, json.dumps(told, indent=1) + "\n")
+        processes.wait_for_everyone()
+    return Choices(**json.loads(path.read_text(encoding="utf-8"))["choices"])
+
+
+def make_augmentation(options: Mapping[str, Any]) -> Augmentation:
+    """The augmentation of a recipe.
+
+    Raises:
+        ConfigurationError: If an option is unknown (names the nearest), or a value is wrong.
+    """
+    known = list(Augmentation.__dataclass_fields__)
+    for option in options:
+        if option not in known:
+            raise ConfigurationError(
+                f"augmentation has no option {option!r}{nearest(option, known)}; it takes {', '.join(known)}"
+            )
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+    try:
+        return Augmentation(**values)
+    except TypeError as error:
+        raise ConfigurationError(f"augmentation: {error}") from error
+
+
+def validation_interval(recipe: Recipe) -> int | None:
+    """Steps between validations; None for a run that needs none."""
+    training = recipe.training
+    if training.validate_every is None and training.keep == "best":
+        return training.checkpoint_every
+    return training.validate_every
+
+
+@contextmanager
+def kept_on_error(session: Session, place: Path) -> Iterator[None]:
+    """Saves what was done before a sentence such as "cannot read this image" ends the run.
+
+    With several processes the last checkpoint has to do: saving takes all of them, and the others wait
+    elsewhere.
+    """
+    try:
+        yield
+    except PlaitError:
+        if world_size() == 1 and session.step > 0:
+            session.save(place)
+        raise
+
+
+@contextmanager
+def own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers from a seed; the caller's go on afterwards as if nothing had been."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,204 @@
+"""A run's folder, read: its recipe, tasks, network, scores and log.
+
+::
+
+    OUT/recipe.yaml           everything that decided it
+    OUT/environment.json      versions, machine, command, and what was chosen at the start
+    OUT/log.jsonl, log.csv    losses and validations by step
+    OUT/checkpoints/last/     and best/ where the recipe keeps the best
+    OUT/scores.json           of the test split; there once the run is finished
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plait import config
+from plait.config import Recipe
+from plait.errors import ConfigurationError
+from plait.training.logs import read_log
+from plait.training.scores import Scores
+
+if TYPE_CHECKING:
+    import torch
+
+    from plait.data.sample import DataSet
+    from plait.models.network import MultiTaskNetwork
+    from plait.tasks.base import Task
+
+RECIPE, ENVIRONMENT, SCORES = "recipe.yaml", "environment.json", "scores.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run on disk, finished or not.
+
+    Attributes:
+        path: Its folder.
+        recipe: What decided it.
+    """
+
+    path: Path
+    recipe: Recipe
+
+    @cached_property
+    def tasks(self) -> tuple[Task, ...]:
+        """Its tasks, in the declared order."""
+        import plait.tasks
+
+        return tuple(plait.tasks.parse(self.recipe.tasks))
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is trained and scored."""
+        return (self.path / SCORES).is_file()
+
+    @property
+    def scores(self) -> Scores:
+        """Its scores on the test split.
+
+        Raises:
+            DataError: If it is not finished.
+        """
+        return Scores.load(self.path / SCORES)
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of its log."""
+        return read_log(self.path)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What it ran on."""
+        found: dict[str, Any] = json.loads((self.path / ENVIRONMENT).read_text(encoding="utf-8"))
+        return found
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint that counts: the last, or the best where the recipe keeps it."""
+        return self.path / "checkpoints" / self.recipe.training.keep
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What its last checkpoint says beside tensors, for instance ``step`` and ``seconds`` of training."""
+        from plait.training import checkpoint
+
+        return dict(checkpoint.read(self.path / "checkpoints" / "last", files=()).state)
+
+    @property
+    def train_seconds(self) -> float:
+        """Wall time of the training so far, over all its sessions."""
+        return float(self.state["seconds"])
+
+    @property
+    def train_cpu_seconds(self) -> float:
+        """Processor time of the training so far, over all its sessions (of the first process)."""
+        return float(self.state["cpu_seconds"])
+
+    def model(self, device: torch.device | str = "cpu") -> MultiTaskNetwork:
+        """Its trained network, in evaluation mode.
+
+        Raises:
+            CheckpointError: If there is no checkpoint, or it does not fit the recipe.
+        """
+        from plait.training import checkpoint
+
+        found = checkpoint.read(self.checkpoint, self.tasks, files=("model",))
+        network = make_network(self.recipe, self.tasks, pretrained=False)
+        checkpoint.restore(network, found.tensors["model"], str(found.place / "model.safetensors"))
+        return network.to(device).eval()
+
+    def dataset(self, split: str) -> DataSet:
+        """A split of its data, with the labels of its tasks."""
+        return make_dataset(self.recipe, self.tasks, split)
+
+    def evaluate(
+        self,
+        split: str | None = None,
+        *,
+        flip: bool | None = None,
+        scales: Sequence[float] | None = None,
+        window: tuple[int, int] | None = None,
+    ) -> Scores:
+        """Scores its network on a split.
+
+        Args:
+            split: Which one; None takes the recipe's test split.
+            flip: Average with the mirrored image; None as the recipe says, likewise below.
+            scales: Average over the image at these scales.
+            window: Slide a window of this size.
+        """
+        import torch
+
+        from plait.training.evaluate import evaluate
+
+        own = self.recipe.evaluation
+        evaluation = replace(
+            own,
+            flip=own.flip if flip is None else flip,
+            scales=own.scales if scales is None else list(scales),
+            window=own.window if window is None else window,
+        )
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dataset = self.dataset(split or self.recipe.data.test_split)
+        return evaluate(self.model(device), dataset, self.tasks, evaluation=evaluation)
+
+
+def load_run(path: Path | str) -> Run:
+    """Reads a run's folder.
+
+    Raises:
+        ConfigurationError: If there is no run in it.
+    """
+    path = Path(path)
+    if not (path / RECIPE).is_file():
+        raise ConfigurationError(f"{path} is not a run's folder: it has no {RECIPE}")
+    return Run(path, config.load_recipe(path / RECIPE))
+
+
+def make_network(
+    recipe: Recipe, tasks: Sequence[Task], *, pretrained: bool | None = None
+) -> MultiTaskNetwork:
+    """The network of a recipe; ``pretrained=False`` fetches no weights, because others will be loaded."""
+    from plait.models import Backbone, create_model
+    from plait.models.parameters import freeze_batch_norm
+
+    model = recipe.model
+    encoder, encoder_options = config.named(model.encoder)
+    decoder, decoder_options = config.named(model.decoder)
+    backbone_options = dict(model.backbone_options)
+    if model.gradient_checkpointing:
+        backbone_options["gradient_checkpointing"] = True
+    network = create_model(
+        backbone=model.backbone,
+        encoder=encoder,
+        decoder=decoder,
+        tasks=tasks,
+        pretrained=model.pretrained if pretrained is None else pretrained,
+        weights=model.weights if pretrained is None else None,
+        encoder_options=encoder_options,
+        decoder_options=decoder_options,
+        backbone_options=backbone_options,
+    )
+    if model.frozen_norm:
+        for backbone in network.modules():
+            if isinstance(backbone, Backbone):
+                freeze_batch_norm(backbone)
+    return network
+
+
+def make_dataset(recipe: Recipe, tasks: Sequence[Task], split: str) -> DataSet:
+    """A split of a recipe's data."""
+    import plait.data
+
+    root = {} if recipe.data.root is None else {"root": recipe.data.root}
+    labels = list(dict.fromkeys(task.label for task in tasks))
+    dataset: DataSet = plait.data.create(
+        recipe.data.name, split=split, labels=labels, **root, **recipe.data.options
+    )
+    return dataset

@@ -1,0 +1,184 @@
+"""Everything that changes while a run trains, and how it is saved and brought back."""
+
+from __future__ import annotations
+
+import copy
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import plait.balancing
+from plait import config
+from plait.config import Recipe
+from plait.data.sample import Batch
+from plait.models.network import MultiTaskNetwork
+from plait.tasks.objective import losses as task_losses
+from plait.training import checkpoint
+from plait.training.averages import WeightAverage
+from plait.training.distributed import broadcast_buffers, rank
+from plait.training.optimizers import make_optimizer, set_learning_rate
+from plait.training.precision import LossScaler, autocast
+from plait.training.schedules import factor
+from plait.training.selection import Selection
+from plait.training.step import check_pair
+from plait.training.tuning import Choices, Trial
+
+
+class Session:
+    """Network, balancer, optimizer and whatever else a step changes.
+
+    There is no state of the random numbers in it: those of step ``k`` are a function of the seed, ``k`` and
+    the process, as the batch is.
+
+    Attributes:
+        step: Updates made so far.
+        lr: Learning rate of the last of them.
+        seconds: Wall time of training so far, over all sessions.
+        cpu_seconds: Processor time of it, of this process.
+    """
+
+    def __init__(self, recipe: Recipe, model: MultiTaskNetwork, choices: Choices) -> None:
+        layout = torch.channels_last if choices.channels_last else torch.contiguous_format
+        self.recipe = recipe
+        self.choices = choices
+        self.device = next(model.parameters()).device
+        self.model = model.to(memory_format=layout)
+        self.layout = layout
+        name, options = config.named(recipe.balancer)
+        self.balancer = plait.balancing.create(name, tasks=model.tasks, **options).to(self.device)
+        check_pair(model, self.balancer)
+        self.optimizer = make_optimizer(model, self.balancer, recipe.optimizer)
+        self.scaler = LossScaler().to(self.device) if choices.precision == "fp16" else None
+        ema = recipe.training.ema
+        self.average = None if ema is None else WeightAverage(model, ema)
+        reported = [task for task in model.tasks if not task.auxiliary]
+        self.selection = Selection(reported, recipe.training.criterion)
+        self.step = 0
+        self.lr = 0.0
+        self.seconds = 0.0
+        self.cpu_seconds = 0.0
+        if recipe.training.compile:
+            model.encoder.compile()
+            model.decoder.compile()
+
+    def begin_step(self) -> None:
+        """Sets random numbers and learning rate of the next step."""
+        words = np.random.SeedSequence([self.recipe.training.seed % 2**64, self.step, rank()])
+        torch.manual_seed(int(words.generate_state(1, np.uint64)[0]))
+        part = factor(self.recipe.schedule, self.step, self.recipe.training.steps)
+        self.lr = self.recipe.optimizer.lr * part
+        set_learning_rate(self.optimizer, self.lr)
+
+    def end_step(self, samples: int) -> None:
+        """Counts a step, moves the average, and tells the balancer when an epoch of so many samples ends."""
+        batch = self.recipe.training.batch_size
+        before, after = (step * batch // samples for step in (self.step, self.step + 1))
+        if self.balancer.needs.epoch_end and after > before:
+            self.balancer.end_epoch()
+        self.step += 1
+        if self.average is not None:
+            self.average.update(self.model, self.step)
+
+    def place(self, batch: Batch) -> Batch:
+        """A batch where the network is, in its memory layout."""
+        images = batch.images.to(self.device, memory_format=self.layout, non_blocking=True)
+        return Batch(
+            images=images,
+            targets={name: t.to(self.device, non_blocking=True) for name, t in batch.targets.items()},
+            present=batch.present,
+            ids=batch.ids,
+            geometry=batch.geometry,
+        )
+
+    def weights_to_use(self) -> AbstractContextManager[None]:
+        """The network with the weights that count: their average, where the run keeps one."""
+        return nullcontext() if self.average is None else self.average.applied(self.model)
+
+    def save(self, place: Path) -> None:
+        """Writes a checkpoint (the first process does); all processes must call it."""
+        broadcast_buffers(self.model)
+        if rank() != 0:
+            return
+        training = {
+            **checkpoint.prefixed("optimizer", checkpoint.optimizer_tensors(self.optimizer)),
+            **checkpoint.prefixed("balancer", tensors_of(self.balancer)),
+        }
+        if self.scaler is not None:
+            training |= checkpoint.prefixed("scaler", tensors_of(self.scaler))
+        weights = tensors_of(self.model)
+        if self.average is not None:
+            training |= checkpoint.prefixed("weights", weights)
+            weights = {**weights, **self.average.values}
+        checkpoint.write(
+            place,
+            {"model": weights, "training": training},
+            {
+                "step": self.step,
+                "tasks": checkpoint.described_tasks(self.model.tasks),
+                "seconds": self.seconds,
+                "cpu_seconds": self.cpu_seconds,
+                "selection": self.selection.state(),
+            },
+        )
+
+    def restore(self, place: Path) -> bool:
+        """Goes on from a checkpoint, if there is one.
+
+        Raises:
+            CheckpointError: If it is damaged or of another network.
+        """
+        if checkpoint.find(place) is None:
+            return False
+        found = checkpoint.read(place, self.model.tasks)
+        model_file, training_file = (str(found.place / f"{n}.safetensors") for n in ("model", "training"))
+        weights, training = found.tensors["model"], found.tensors["training"]
+        if self.average is not None:
+            for name, value in self.average.values.items():
+                value.copy_(weights[name])
+            weights = checkpoint.under("weights", training)
+        checkpoint.restore(self.model, weights, model_file)
+        checkpoint.restore(self.balancer, checkpoint.under("balancer", training), training_file)
+        if self.scaler is not None:
+            checkpoint.restore(self.scaler, checkpoint.under("scaler", training), training_file)
+        checkpoint.restore_optimizer(self.optimizer, checkpoint.under("optimizer", training), training_file)
+        self.step = found.step
+        self.seconds = float(found.state["seconds"])
+        self.cpu_seconds = float(found.state["cpu_seconds"])
+        self.selection.restore(found.state["selection"])
+        return True
+
+
+class Stopwatch:
+    """Adds the time spent inside its ``with`` to a session."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter(), time.process_time()
+
+    def __exit__(self, *_: object) -> None:
+        self.session.seconds += time.perf_counter() - self.start[0]
+        self.session.cpu_seconds += time.process_time() - self.start[1]
+
+
+def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of a module's state."""
+    return {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+
+
+def make_trial(model: MultiTaskNetwork, batch: Batch, device: torch.device) -> Trial:
+    """One forward and backward pass of a copy of the network, for :func:`plait.training.tuning.choose`."""
+
+    def trial(choices: Choices) -> None:
+        layout = torch.channels_last if choices.channels_last else torch.contiguous_format
+        network = copy.deepcopy(model).to(device=device, memory_format=layout).train()  # type: ignore[call-overload]
+        with autocast(device, choices.precision):
+            predictions = network(batch.images.to(device, memory_format=layout))
+            losses = task_losses(model.tasks, predictions, batch.to(device).targets)
+        torch.autograd.backward(list(losses.values()))
+
+    return trial
