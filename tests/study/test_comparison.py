@@ -24,7 +24,7 @@ def arm(name: str, miou: float, rmse: float, **about: object) -> Arm:
     return Arm(
         name=name,
         scores={"semantic": {"miou": miou, "accuracy": 0.5}, "depth": {"rmse": rmse}},
-        cost=Cost(parameters=2_000_000, macs=10**9, flops=2 * 10**9, latency=0.01, memory=10**7),
+        cost=Cost(parameters=2_000_000, flops=2 * 10**9, latency=0.01, memory=10**7),
         train_seconds=12.0,
         **about,  # type: ignore[arg-type]
     )

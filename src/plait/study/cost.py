@@ -212,7 +212,7 @@ def peak_memory(run: Callable[[], object], model: nn.Module) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         base = torch.cuda.memory_allocated(device)
         run()
-        return torch.cuda.max_memory_allocated(device) - base + resident(model)
+        return int(torch.cuda.max_memory_allocated(device) - base) + resident(model)
     with LiveTensors() as live:
         run()
     return live.peak + resident(model)
@@ -223,7 +223,7 @@ def resident(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in itertools.chain(model.parameters(), model.buffers()))
 
 
-class LiveTensors(TorchDispatchMode):
+class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors that operators make and that are still alive.
 
     Attributes:
@@ -231,7 +231,7 @@ class LiveTensors(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
         self.peak = 0
 
@@ -242,12 +242,13 @@ class LiveTensors(TorchDispatchMode):
             leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)
         }
         result = func(*args, **(kwargs or {}))
-        self.alive = {key: (ref, size) for key, (ref, size) in self.alive.items() if not ref.expired()}
+        self.alive = {key: (ref, size) for key, (ref, size) in self.alive.items() if not ref.expired()}  # type: ignore[no-untyped-call]
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 storage = leaf.untyped_storage()
                 if storage._cdata not in given and storage._cdata not in self.alive:
-                    self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+                    reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+                    self.alive[storage._cdata] = (reference, storage.nbytes())
         self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
         return result
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import importlib.metadata
-import operator
 import os
 import shlex
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from plait import config
 from plait.errors import ConfigurationError
 from plait.study.charts import learning_curves
 from plait.study.comparison import Arm, Comparison, join
-from plait.study.cost import Cost, measure_cost
+from plait.study.cost import Cost, measure, together
 from plait.study.qualitative import Prediction, Row, data_uri, rows, spread
 from plait.training.evaluate import constant_scores
 from plait.training.run import Run, load_run
@@ -30,7 +25,7 @@ from plait.training.run import Run, load_run
 if TYPE_CHECKING:
     from plait.data.sample import DataSet
     from plait.models.network import MultiTaskNetwork
-    from plait.tasks.base import Task
+    from plait.tasks.base import Legend, Task
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 SINGLE_TASK = "single-task"
@@ -223,29 +218,19 @@ def constant_column(runs: Sequence[Run]) -> Mapping[str, Mapping[str, float]]:
 
 
 def measure_costs(
-    runs: Sequence[Run], models: Mapping[Path, MultiTaskNetwork], dataset: DataSet, rounds: int = 3
+    runs: Sequence[Run], models: Mapping[Path, MultiTaskNetwork], dataset: DataSet
 ) -> dict[Path, Cost]:
-    """What each run's network costs, on one thread.
-
-    The networks take turns, and the median of the rounds counts, so that a busy moment hits all alike.
-    """
+    """What each run's network costs, on one thread, the networks taking turns."""
     recipe = runs[0].recipe
-    size = recipe.evaluation.size or tuple(dataset[0].image.shape[-2:])
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        turns = [
-            {path: measure_cost(model, size, repeats=3) for path, model in models.items()}
-            for _ in range(rounds)
-        ]
-    finally:
-        torch.set_num_threads(before)
-    return {
-        path: dataclasses.replace(
-            turns[0][path], latency=statistics.median(turn[path].latency or 0.0 for turn in turns)
-        )
-        for path in models
-    }
+    height, width = recipe.evaluation.size or dataset[0].image.shape[-2:]
+    crop = recipe.augmentation.get("crop") or (height, width)
+    found = measure(
+        {str(path): model for path, model in models.items()},
+        (int(height), int(width)),
+        step_batch=recipe.training.batch_size,
+        step_size=(int(crop[0]), int(crop[1])),
+    )
+    return {Path(name): cost for name, cost in found.items()}
 
 
 def compare(
@@ -262,7 +247,7 @@ def compare(
             name=group.name,
             scores={task: numbers for run in group.runs for task, numbers in scores[run.path].items()},
             networks=len(group.runs),
-            cost=functools.reduce(operator.add, [costs[run.path] for run in group.runs]) if costs else None,
+            cost=together([costs[run.path] for run in group.runs]) if costs else None,
             train_seconds=sum(run.train_seconds for run in group.runs),
             train_cpu_seconds=sum(run.train_cpu_seconds for run in group.runs),
             comparable=group.comparable,
@@ -428,24 +413,24 @@ def picture(pixels: np.ndarray[Any, np.dtype[np.uint8]], caption: str, alt: str)
 
 
 def legend(task: Task) -> dict[str, Any]:
-    """How to read a task's pictures."""
-    bars = []
-    for heading, found in (("", task.legend),):
-        if found.bar is not None:
-            stops = np.asarray(found.bar, dtype=np.uint8)
-            bars.append(
-                {
-                    "title": heading,
-                    "image": data_uri(np.repeat(stops[None], 8, axis=0)),
-                    "alt": f"Colours of {task.name} from {found.low} to {found.high}",
-                    "low": found.low,
-                    "high": found.high,
-                }
-            )
-    entries = [
-        {"text": text, "colour": tuple(int(c) for c in colour)} for text, colour in task.legend.entries
-    ]
-    return {"title": task.name, "entries": entries, "bars": bars, "note": ""}
+    """How to read a task's pictures and its errors."""
+    parts = (("prediction", task.legend), ("error", task.error_legend))
+    return {"title": task.name, "parts": [legend_part(task.name, what, found) for what, found in parts]}
+
+
+def legend_part(task: str, what: str, found: Legend) -> dict[str, Any]:
+    """One legend as the template takes it: swatches, or a colour bar between two texts."""
+    bar = None
+    if found.bar is not None:
+        stops = np.asarray(found.bar, dtype=np.uint8)
+        bar = {
+            "image": data_uri(np.repeat(stops[None], 8, axis=0)),
+            "alt": f"Colours of the {task} {what}, from {found.low} to {found.high}",
+            "low": found.low,
+            "high": found.high,
+        }
+    entries = [{"text": text, "colour": tuple(int(part) for part in rgb)} for text, rgb in found.entries]
+    return {"what": what, "entries": entries, "bar": bar}
 
 
 def facts(runs: Sequence[Run], comparison: Comparison, command: str | None) -> list[tuple[str, str]]:

@@ -1,0 +1,150 @@
+"""Reports: which runs make a comparison, and a page that stands alone."""
+
+import re
+from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from plait.errors import ConfigurationError
+from plait.study import report
+from plait.study.comparison import Comparison
+from plait.study.cost import Cost
+from plait.study.qualitative import Row
+from plait.training.run import Run
+
+MakeRun = Callable[..., Run]
+TASKS = ["semantic", "depth", "normals"]
+
+
+@pytest.fixture(autouse=True)
+def _without_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The made-up runs have no checkpoint to read their times from."""
+    monkeypatch.setattr(Run, "train_seconds", 12.0)
+    monkeypatch.setattr(Run, "train_cpu_seconds", 10.0)
+
+
+def quick(make_run: MakeRun) -> list[Run]:
+    multi = make_run("multi-task", TASKS, skill=0.6)
+    return [multi, *(make_run(f"single-task {task}", [task], skill=0.5) for task in TASKS)]
+
+
+def compared(runs: Sequence[Run]) -> tuple[list[report.Group], Comparison]:
+    groups, notes = report.arms_of(runs)
+    costs = {run.path: Cost(parameters=10**6, flops=2 * 10**8, latency=0.01, memory=10**7) for run in runs}
+    return groups, report.compare(groups, costs, None, [*notes, *report.general_notes(runs)])
+
+
+def page_of(runs: Sequence[Run], rows: Sequence[Row], out: Path, title: str = "Compared") -> str:
+    groups, comparison = compared(runs)
+    return report.render(comparison, groups, rows, title=title, command="plait quickstart", out=out)
+
+
+def test_single_task_runs_become_one_arm_that_gains_refer_to(make_run: MakeRun) -> None:
+    groups, comparison = compared(quick(make_run))
+    assert [group.name for group in groups] == ["single-task", "multi-task"]
+    assert comparison.reference == "single-task"
+    assert comparison.columns == ("single-task (3 networks)", "multi-task")
+    assert comparison.gains(comparison.arm("multi-task"))["mean"] == pytest.approx(20)
+    cost = comparison.arm("single-task").cost
+    assert cost is not None
+    assert (cost.parameters, cost.macs) == (3 * 10**6, 3 * 10**8)
+
+
+def test_another_recipe_gets_no_gain_and_says_what_differs(make_run: MakeRun) -> None:
+    longer = make_run("longer", TASKS, training__steps=70)
+    _, comparison = compared([*quick(make_run), longer])
+    assert comparison.gains(comparison.arm("longer")) == {}
+    assert any("longer" in note and "training.steps" in note for note in comparison.notes)
+    assert comparison.gains(comparison.arm("multi-task"))
+
+
+def test_another_way_of_sharing_is_compared(make_run: MakeRun) -> None:
+    other = make_run("separate", TASKS, skill=0.75, model__encoder="separate", balancer="fixed")
+    _, comparison = compared([*quick(make_run), other])
+    assert comparison.gains(comparison.arm("separate"))["mean"] == pytest.approx(50)
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_without_a_single_task_run_for_each_task_there_is_no_gain(make_run: MakeRun, missing: int) -> None:
+    runs = quick(make_run)
+    runs = runs[:-1] if missing else [*runs, make_run("second", ["depth"])]
+    _, comparison = compared(runs)
+    assert comparison.reference is None
+    assert any(note.startswith("No relative gain") for note in comparison.notes)
+
+
+def test_one_seed_is_said(make_run: MakeRun) -> None:
+    _, comparison = compared(quick(make_run))
+    assert any(note.startswith("One seed (0)") for note in comparison.notes)
+
+
+def test_runs_on_other_data_are_refused(make_run: MakeRun) -> None:
+    runs = [make_run("a", ["depth"]), make_run("b", ["depth"], data__options={"size": 3})]
+    with pytest.raises(ConfigurationError, match=r"data\.options"):
+        report.check_one_split(runs)
+
+
+def test_an_unfinished_run_is_refused(make_run: MakeRun) -> None:
+    run = make_run("a", ["depth"])
+    (run.path / "scores.json").unlink()
+    with pytest.raises(ConfigurationError, match="not finished"):
+        report.check_one_split([run])
+
+
+def test_runs_are_found_in_folders_and_each_once(make_run: MakeRun, tmp_path: Path) -> None:
+    runs = quick(make_run)
+    assert {path.resolve() for path in report.find_runs([tmp_path, runs[0].path])} == {
+        r.path.resolve() for r in runs
+    }
+    with pytest.raises(ConfigurationError, match="holds no run"):
+        report.find_runs([tmp_path / "nothing"])
+
+
+class Seen(HTMLParser):
+    """Collects what a page refers to and how its pictures and tables are told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.heads: list[str | None] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.append(tag)
+        self.addresses += [found[key] or "" for key in ("src", "href", "srcset", "action") if key in found]
+        if tag == "img":
+            self.images.append(found)
+        if tag == "th":
+            self.heads.append(found.get("scope"))
+
+
+def test_the_page_asks_nothing_of_a_network_and_tells_every_picture(
+    make_run: MakeRun, picture_rows: list[Row], tmp_path: Path
+) -> None:
+    page = page_of(quick(make_run), picture_rows, tmp_path / "report.html")
+    seen = Seen()
+    seen.feed(page)
+    assert all(address.startswith("data:") for address in seen.addresses)
+    assert "script" not in seen.tags
+    assert not re.search(r"@import|url\(", page)
+    assert len(seen.images) >= 2 * (1 + 3 * 5)
+    assert all(image.get("alt") for image in seen.images)
+    assert {"col", "row", "rowgroup"} == set(seen.heads)
+    assert "caption" in seen.tags
+    assert seen.tags.count("h1") == 1
+
+
+def test_names_are_text_and_never_markup(make_run: MakeRun, picture_rows: list[Row], tmp_path: Path) -> None:
+    page = page_of(quick(make_run), picture_rows, tmp_path / "report.html", title="<script>alert(1)</script>")
+    assert "<script" not in page
+    assert "a &lt;made-up&gt; processor" in page
+
+
+def test_runs_without_pictures_or_single_tasks_still_make_a_page(make_run: MakeRun, tmp_path: Path) -> None:
+    page = page_of([make_run("alone", ["depth"])], [], tmp_path / "report.html")
+    assert "no single-task networks" in page
+    assert "<img" in page or "Held-out" not in page
