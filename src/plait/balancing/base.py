@@ -414,9 +414,7 @@ class Balancer(nn.Module):
             return shared, list(shared)
         order = self.tasks
         if order is None:
-            raise ConfigurationError(
-                "parameters are given by task: make the balancer for tasks=[...] as well"
-            )
+            raise ConfigurationError("parameters are given by task: make the balancer for tasks=[...] too")
         scope: dict[nn.Parameter, tuple[int, ...]] = {}
         given: list[nn.Parameter] = []
         for names, group in parameters.items():

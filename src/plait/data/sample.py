@@ -65,7 +65,10 @@ class Batch:
     labels: Sequence[Mapping[str, Tensor]] = ()
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
-        """The same batch with images and targets on ``device``; evaluation labels stay where they are."""
+        """The same batch with images and targets on ``device``.
+
+        ``present`` stays on the host, which decides by it, and so do evaluation labels.
+        """
 
         def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in tensors.items()}
@@ -73,7 +76,7 @@ class Batch:
         return Batch(
             images=self.images.to(device, non_blocking=non_blocking),
             targets=move(self.targets),
-            present=move(self.present),
+            present=self.present,
             ids=self.ids,
             geometry=self.geometry,
             labels=self.labels,
