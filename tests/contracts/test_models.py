@@ -26,7 +26,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "tf_efficientnet_lite0": {},
     "test_efficientnet": {},
     "test_convnext": {},
-    "swin_tiny_patch4_window7_224": {"drop_path_rate": 0.0},
+    "swin_tiny_patch4_window7_224": {},
     "hrnet_w18_small_v2": {},
     "test_vit": {},
     "vit_tiny_patch16_dinov3_qkvb": {},

@@ -209,6 +209,26 @@ def test_a_network_is_one_graph_to_the_compiler(backbone: str) -> None:
         torch.testing.assert_close(compiled(images()).final, network(images()).final)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["test_resnet", TINY, "hrnet_w18_small_v2"])
+def test_the_compiler_with_gradient_checkpointing_counts_a_batch_once(backbone: str) -> None:
+    def trained(compiled: bool) -> tuple[list[Tensor], list[Tensor]]:
+        torch.manual_seed(0)
+        torch.compiler.reset()
+        network = create_model(
+            backbone=backbone,
+            tasks=make_tasks(),
+            backbone_options={"gradient_checkpointing": True},
+            decoder_options={"head": "fpn"},
+        ).train()
+        run = torch.compile(network, backend="aot_eager") if compiled else network
+        sum(logits.mean() for logits in run(images(64, 64)).final.values()).backward()
+        return list(network.buffers()), [p.grad for p in network.parameters() if p.grad is not None]
+
+    for plain, compiled in zip(trained(False), trained(True), strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("encoder", ["shared", "separate"])
 def test_a_few_steps_learn_a_small_batch(encoder: str) -> None:
     torch.manual_seed(0)

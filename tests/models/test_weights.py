@@ -10,6 +10,7 @@ from typing import Any
 import huggingface_hub.constants
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from skimage.data import cat
@@ -200,3 +201,22 @@ def test_pretrained_comes_from_the_package_and_weights_go_before_it(tmp_path: Pa
     ).weights
     assert own is not None
     assert own.source.endswith("own.safetensors")
+
+
+def test_weights_that_timm_fetched_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: dict[str, Tensor] = {}
+
+    def fetch(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
+        assert pretrained
+        network = make(name, **options)
+        fetched.update({key: value.clone() for key, value in network.state_dict().items()})
+        return network
+
+    make = timm.create_model
+    monkeypatch.setattr(timm, "create_model", fetch)
+    backbone = create_backbone(TINY, pretrained=True)
+    assert backbone.weights is not None
+    assert backbone.weights.source == "timm, timm/test_efficientnet.r160_in1k"
+    assert set(backbone.weights.loaded) | set(backbone.weights.unexpected) == set(fetched)
+    assert "classifier.weight" in backbone.weights.unexpected
+    assert torch.equal(backbone.stem.conv_stem.weight, fetched["conv_stem.weight"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import timm
+import torch
 from timm.models import is_model, model_entrypoint
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -303,7 +304,7 @@ class Swin(Backbone):
         self,
         name: str,
         *,
-        drop_path_rate: float = 0.1,
+        drop_path_rate: float = 0.0,
         gradient_checkpointing: bool = False,
         pretrained: bool = False,
         weights: Path | str | None = None,
@@ -614,6 +615,8 @@ def _recomputed(module: nn.Module, features: Any) -> Any:
     def run(given: Any) -> Any:
         return module(list(given) if isinstance(given, list) else given)
 
+    if torch.compiler.is_compiling():  # the compiler recomputes values only, never the update of a buffer
+        return checkpoint(run, features, use_reentrant=False)
     return checkpoint(
         run, features, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(module))
     )

@@ -78,7 +78,8 @@ def create_model(
         backbone_options: The backbone adapter's own, for instance ``{"output_stride": 16}``.
 
     Raises:
-        ConfigurationError: If a name or an option is unknown, or the parts cannot work together.
+        ConfigurationError: If a name or an option is unknown, or the parts cannot work together; the
+            sentence names both.
         WeightsUnavailableError: If the pretrained weights cannot be had.
         CheckpointError: If the file of weights cannot be read or does not fit.
     """
@@ -104,6 +105,6 @@ def create_model(
         )
     except ConfigurationError as error:
         raise ConfigurationError(
-            f"encoder {encoder!r} on {backbone!r} and decoder {decoder!r} cannot work together: {error}"
+            f"{error} (encoder {encoder!r} on {backbone!r}, decoder {decoder!r})"
         ) from error
     return MultiTaskNetwork(made, head, tasks)
