@@ -96,6 +96,8 @@ def build(axis: str, name: str, options: Mapping[str, Any], **known_at_run_time:
         ConfigurationError: If an option is not an argument of the constructor; names the nearest one.
     """
     check_options(axis, name, options)
+    if taken := known_at_run_time.keys() & options.keys():
+        raise ConfigurationError(f"{axis} {name!r} is given {min(taken)!r} by the program: leave that option out")
     return resolve(axis, name)(**known_at_run_time, **options)
 
 
