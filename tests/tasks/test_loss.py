@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from plait.errors import ConfigurationError
 from plait.tasks.loss import (
@@ -266,3 +267,21 @@ def test_a_loss_is_declared_by_name_or_with_weights() -> None:
 def test_a_wrong_declaration_is_answered_in_a_sentence(loss: str | dict[str, float], text: str) -> None:
     with pytest.raises(ConfigurationError, match=text):
         weighted_sum(loss, {"l1": DepthL1, "sobel": DepthSobel})
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_no_value_is_looked_at(name: str) -> None:
+    """Fake tensors have shapes but no values, so whatever would wait for a GPU is an error on them."""
+    kind, term = TERMS[name]
+    with FakeTensorMode():
+        channels = {"semantic": CLASSES, "normals": 3}.get(kind, 1)
+        prediction = torch.empty(2, channels, 6, 7, requires_grad=True)
+        target = torch.empty(2, 1 if kind == "semantic" else channels, 6, 7)
+        if kind == "semantic":
+            target = target.long()
+        loss = term(prediction, target, term.counts(target))
+        (gradient,) = torch.autograd.grad(loss, prediction)
+        assert loss.shape == ()
+        assert gradient.shape == prediction.shape
+        with pytest.raises(Exception, match="_local_scalar_dense"):
+            loss.item()
