@@ -13,6 +13,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +30,7 @@ from plait.data.rooms.camera import Camera, views
 from plait.data.rooms.classes import CLASSES
 from plait.data.rooms.labels import Labels, RayCaster, edges, saliency
 from plait.data.rooms.layout import Room
-from plait.errors import ConfigurationError, DataError
+from plait.errors import ConfigurationError, DataError, PlaitError
 
 FORMAT = 1
 """Version of the layout on disk."""
@@ -80,6 +81,7 @@ class Settings:
     views: int
     albedo: bool
     variant: str
+    denoised: bool = True
     content: int = CONTENT
 
 
@@ -127,8 +129,8 @@ def build_rooms(
 ) -> Path:
     """Renders a set of rooms into a folder; after an interruption, run it again and it goes on.
 
-    The splits share no room. The same arguments give the same labels everywhere, and the same pictures with the
-    same renderer on the same kind of processor.
+    The splits share no room. The same arguments give the same labels everywhere, and the same pictures with
+    the same renderer on the same kind of processor.
 
     Args:
         out: The folder; made if absent.
@@ -149,11 +151,13 @@ def build_rooms(
         ConfigurationError: If an argument makes no sense.
         DataError: If the folder was begun with other settings.
         MissingExtraError: If the renderer is not installed.
+        PlaitError: If a rendering process died.
     """
     _check(images, size, quality, seed, processes, views_per_room)
     counts = split_counts(images, splits)
     render.require_renderer()
-    settings = Settings(size, quality, seed, views_per_room, albedo, render.fastest_variant())
+    variant, denoised = render.fastest_variant(), render.denoiser_installed()
+    settings = Settings((size[0], size[1]), quality, seed, views_per_room, albedo, variant, denoised)
     parts = out / "parts"
     parts.mkdir(parents=True, exist_ok=True)
     _same_settings(parts / "settings.json", settings)
@@ -222,6 +226,11 @@ def _render_all(parts: Path, todo: list[int], settings: Settings, processes: int
         try:
             for job in as_completed(jobs):
                 yield job.result()
+        except BrokenProcessPool as error:
+            raise PlaitError(
+                "a rendering process died (out of memory, or killed); the finished rooms are kept: run the "
+                "same command again, with fewer processes if it was memory"
+            ) from error
         finally:
             for job in jobs:
                 job.cancel()

@@ -1,9 +1,10 @@
 """Path tracing with Mitsuba 3 and denoising with Open Image Denoise.
 
-Each process uses one thread; run several processes to use several cores. What keeps it fast and clean: one
-mesh, one BSDF, one atlas and always four emitters, so that every room has the same kernels; emitters of constant
-radiance (the picture on a pane or screen is put in afterwards, because a texture in an atlas cannot be
-importance-sampled); a box filter, which leaves the noise of neighbouring pixels independent for the denoiser.
+Each process uses one thread; run several processes to use several cores. What keeps it fast and clean:
+one mesh, one BSDF, one atlas and always four emitters, so that every room has the same kernels; emitters
+of constant radiance (the picture on a pane or screen is put in afterwards, because a texture in an atlas
+cannot be importance-sampled); a box filter, which leaves the noise of neighbouring pixels independent
+for the denoiser.
 """
 
 from __future__ import annotations
@@ -59,6 +60,11 @@ def require_renderer() -> None:
         raise MissingExtraError(
             f"Rendering rooms needs {' and '.join(missing)}, not installed here; run {RENDER_COMMAND}."
         )
+
+
+def denoiser_installed() -> bool:
+    """Whether pyoidn can be imported, without importing it."""
+    return importlib.util.find_spec("pyoidn") is not None
 
 
 @lru_cache
@@ -130,7 +136,7 @@ class Renderer:
         drjit.set_thread_count(1)
         self._mi: Any = mitsuba
         self._vectorised = variant == "llvm_ad_rgb"
-        self._denoise = Denoiser() if importlib.util.find_spec("pyoidn") else None
+        self._denoise = Denoiser() if denoiser_installed() else None
 
     def scene(self, assembly: Assembly) -> Any:
         """The Mitsuba scene of a room."""
