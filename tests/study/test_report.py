@@ -136,6 +136,7 @@ def test_the_page_asks_nothing_of_a_network_and_tells_every_picture(
     assert {"col", "row", "rowgroup"} == set(seen.heads)
     assert "caption" in seen.tags
     assert seen.tags.count("h1") == 1
+    assert seen.tags.count("polyline") == len(TASKS) * 2
 
 
 def test_names_are_text_and_never_markup(make_run: MakeRun, picture_rows: list[Row], tmp_path: Path) -> None:

@@ -274,7 +274,7 @@ class Comparison:
             worse = [task for task in self.tasks if gains[task] < 0]
             parts = [f"better on {join(better)}"] * bool(better) + [f"worse on {join(worse)}"] * bool(worse)
             said.append(
-                f"In this run {arm.name} was {' and '.join(parts) or 'level'} beside {single.title}: "
+                f"Beside {single.title}, {arm.name} was {' and '.join(parts) or 'level'} in this run: "
                 f"a mean relative gain of {show(gains['mean'], 1, sign=True)} % over "
                 f"{len(self.tasks)} headline measures."
             )

@@ -212,7 +212,8 @@ def peak_memory(run: Callable[[], object], model: nn.Module) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         base = torch.cuda.memory_allocated(device)
         run()
-        return int(torch.cuda.max_memory_allocated(device) - base) + resident(model)
+        peak: int = torch.cuda.max_memory_allocated(device)
+        return peak - base + resident(model)
     with LiveTensors() as live:
         run()
     return live.peak + resident(model)

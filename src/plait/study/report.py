@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
 
 from plait import config
 from plait.errors import ConfigurationError
@@ -223,7 +224,7 @@ def measure_costs(
     """What each run's network costs, on one thread, the networks taking turns."""
     recipe = runs[0].recipe
     height, width = recipe.evaluation.size or dataset[0].image.shape[-2:]
-    crop = recipe.augmentation.get("crop") or (height, width)
+    crop = recipe.augmentation.get("size") or (height, width)
     found = measure(
         {str(path): model for path, model in models.items()},
         (int(height), int(width)),
@@ -321,10 +322,14 @@ def render(
         or ["These runs have no single-task networks to be held against: the table only lists them."],
         notes=comparison.notes,
         caption=(
-            "Every measure on the held-out images. Bold: the headline measure of a task, which enters the "
-            "relative gain; a positive gain is better. A ratio (×) is to the single-task networks together."
-            if comparison.reference
-            else "Every measure on the held-out images. Bold: the headline measure of a task."
+            "Every measure on the held-out images; ↑ higher is better, ↓ lower. Bold: the headline measure of "
+            "each task"
+            + (
+                ", which enters the relative gain; a positive gain is better. A ratio (×) is to the single-task "
+                "networks together."
+                if comparison.reference
+                else "."
+            )
         ),
         heads=comparison.columns,
         sections=[
@@ -354,7 +359,7 @@ def render(
     )
 
 
-def curves(groups: Sequence[Group], styles: Mapping[str, int]) -> list[dict[str, str]]:
+def curves(groups: Sequence[Group], styles: Mapping[str, int]) -> list[dict[str, str | Markup]]:
     """A chart a task."""
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for group in groups:
@@ -366,8 +371,10 @@ def curves(groups: Sequence[Group], styles: Mapping[str, int]) -> list[dict[str,
     return [
         {
             "title": task,
-            "svg": learning_curves(
-                by_arm, title=f"Training loss of {task} by step", quantity="training loss", styles=styles
+            "svg": Markup(  # its texts are escaped where it is drawn
+                learning_curves(
+                    by_arm, title=f"Training loss of {task} by step", quantity="training loss", styles=styles
+                )
             ),
         }
         for task, by_arm in found.items()
