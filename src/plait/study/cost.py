@@ -212,9 +212,10 @@ def peak_memory(run: Callable[[], object], model: nn.Module) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         base = torch.cuda.memory_allocated(device)
         run()
-        peak: int = torch.cuda.max_memory_allocated(device)
-        return peak - base + resident(model)
-    with LiveTensors() as live:
+        peak = int(torch.cuda.max_memory_allocated(device))
+        return peak - int(base) + resident(model)
+    live = LiveTensors()
+    with live:
         run()
     return live.peak + resident(model)
 

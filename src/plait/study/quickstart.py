@@ -77,7 +77,7 @@ def arms(minutes: float) -> dict[str, Recipe]:
     steps = max(FEWEST_STEPS, round(STEPS_A_MINUTE * minutes))
     recipe = replace(load_recipe(RECIPE), {"training.steps": steps})
     single = {
-        f"single-task {name}": dataclasses.replace(recipe, tasks={name: o})
+        f"single-task-{name}": dataclasses.replace(recipe, tasks={name: o})
         for name, o in recipe.tasks.items()
     }
     return {MULTI_TASK: recipe, **single}

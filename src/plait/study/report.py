@@ -321,16 +321,7 @@ def render(
         sentences=said
         or ["These runs have no single-task networks to be held against: the table only lists them."],
         notes=comparison.notes,
-        caption=(
-            "Every measure on the held-out images; ↑ higher is better, ↓ lower. Bold: the headline measure of "
-            "each task"
-            + (
-                ", which enters the relative gain; a positive gain is better. A ratio (×) is to the single-task "
-                "networks together."
-                if comparison.reference
-                else "."
-            )
-        ),
+        caption=table_caption(comparison),
         heads=comparison.columns,
         sections=[
             {"title": name, "is_task": name in comparison.tasks, "lines": list(lines)}
@@ -356,6 +347,17 @@ def render(
         ],
         version=importlib.metadata.version("plait"),
         folders=shlex.join(os.path.relpath(run.path, out.parent) for run in runs),
+    )
+
+
+def table_caption(comparison: Comparison) -> str:
+    """How to read the table."""
+    read = "Every measure on held-out images; ↑ higher is better, ↓ lower. Bold: each task's headline measure"
+    if comparison.reference is None:
+        return f"{read}."
+    return (
+        f"{read}, which enters the relative gain; a positive gain is better. A ratio (×) is to the "
+        f"{comparison.arm(comparison.reference).title} together."
     )
 
 
