@@ -31,6 +31,7 @@ RECIPE = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
 STEPS_A_MINUTE = 50
 FEWEST_STEPS = 4
 ENOUGH_IDLE = 0.7
+PAUSE = 1.0
 MULTI_TASK = "multi-task"
 
 
@@ -111,7 +112,7 @@ def train_all(recipes: Mapping[Path, Recipe], console: Console | None) -> None:
                 if waiting and (not running or (len(running) < most and free >= ENOUGH_IDLE)):
                     run, recipe = waiting.pop(0)
                     running[run] = start(run, recipe)
-                time.sleep(1.0)
+                time.sleep(PAUSE)
                 for run, process in list(running.items()):
                     if process.poll() is not None:
                         del running[run]
