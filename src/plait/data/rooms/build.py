@@ -350,11 +350,6 @@ def _finalise(out: Path, settings: Settings, counts: Mapping[str, int], rooms: M
             "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
         }
-    height, width = settings.size
-    command = (
-        f"plait data build rooms --images {sum(counts.values())} --size {height}x{width} "
-        f"--quality {settings.quality} --seed {settings.seed}"
-    )
     manifest = {
         "format": FORMAT,
         "content": settings.content,
@@ -363,7 +358,7 @@ def _finalise(out: Path, settings: Settings, counts: Mapping[str, int], rooms: M
         "seed": settings.seed,
         "quality": settings.quality,
         "views_per_room": settings.views,
-        "command": command,
+        "command": _command(settings, counts),
         "licence": LICENCE,
         "splits": entries,
         "renderer": {"variant": settings.variant, **render.versions()},
@@ -371,3 +366,18 @@ def _finalise(out: Path, settings: Settings, counts: Mapping[str, int], rooms: M
     path = out / "manifest.json"
     _write(path, (json.dumps(manifest, indent=2) + "\n").encode())
     return path
+
+
+def _command(settings: Settings, counts: Mapping[str, int]) -> str:
+    """What makes this set again: a shell command, or Python for what the command line does not offer."""
+    images, (height, width) = sum(counts.values()), settings.size
+    if settings.views == 2 and not settings.albedo and dict(counts) == split_counts(images):
+        return (
+            f"plait data build rooms --images {images} --size {height}x{width} "
+            f"--quality {settings.quality} --seed {settings.seed}"
+        )
+    return (
+        f"plait.data.rooms.build.build_rooms(out, images={images}, size={settings.size}, "
+        f"quality={settings.quality!r}, seed={settings.seed}, views_per_room={settings.views}, "
+        f"splits={dict(counts)}, albedo={settings.albedo})"
+    )
