@@ -40,7 +40,7 @@ def check_label(task: Task, target: Tensor, where: str) -> None:
         values = target[known]
         low, high, expected = 1e-9, torch.inf, "depth in metres above 0, NaN where unknown"
     elif issubclass(task.label_type, Normals):
-        values = torch.linalg.vector_norm(target, dim=-3, keepdim=True)[known]
+        values = target.square().sum(-3, keepdim=True).sqrt()[known]  # vector_norm is 90 times slower here
         low, high, expected = 0.99, 1.01, "normals of length 1, NaN where unknown"
     elif issubclass(task.label_type, Mask):
         values = target[known]
