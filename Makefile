@@ -27,11 +27,11 @@ lint: .venv/made-test
 
 # Lint, types and the fast suite.
 test: lint
-	$(PYTEST) -n 2 -m "not slow"
+	$(PYTEST) -n 2 --dist loadfile -m "not slow"
 
 # Kill tests, several processes, the browser, whole grids.
 test-slow: .venv/made-test
-	$(PYTEST) -n 2 -m slow
+	$(PYTEST) -n 2 --dist loadfile -m slow
 
 test-all: test test-slow
 

@@ -15,7 +15,7 @@ from plait.cli import main, make_parser
         (["list", "--verbos"], "unknown argument '--verbos'"),
         (["train"], "the following arguments are required: RECIPE"),
         (["train", "quikstart"], "did you mean 'quickstart'?"),
-        (["train", "quickstart", "--training.stepz", "3"], "did you mean 'training.steps'?"),
+        (["train", "quickstart", "--training.stepz", "3"], "did you mean 'steps'?"),
         (["train", "quickstart", "--training.steps", "many"], "training.steps"),
         (["data", "check", "roms"], "did you mean 'rooms'?"),
         (["data", "check", "rooms", "/nonexistent"], "/nonexistent"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import plait
 from plait import registry
-from plait.errors import ConfigurationError, PlaitError
+from plait.errors import ConfigurationError, DataError, PlaitError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,9 +34,10 @@ LISTS: dict[str, Callable[[], list[str]]] = {
 class Parser(argparse.ArgumentParser):
     """An argument parser that answers an unknown word with the nearest known one, in one sentence."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        kwargs["allow_abbrev"] = False
+        super().__init__(**kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise ConfigurationError(f"{message} (see {self.prog} --help)")
@@ -251,7 +252,7 @@ def size(text: str) -> tuple[int, int]:
     """
     height, cross, width = text.lower().partition("x")
     if not (cross and height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise ConfigurationError(f"a size is HEIGHTxWIDTH in pixels, for instance 192x256; got {text!r}")
+        raise argparse.ArgumentTypeError(f"a size is HEIGHTxWIDTH in pixels, as 192x256; got {text!r}")
     return int(height), int(width)
 
 
@@ -324,10 +325,13 @@ def data_check(parsed: argparse.Namespace) -> None:
     """What is in a folder."""
     from plait.data import check
 
+    if parsed.root is not None and not parsed.root.exists():
+        raise DataError(f"{parsed.root}: expected a folder or archive of {parsed.name}, found nothing there")
     found = check(parsed.name, parsed.root)
     console().print("\n".join(found.lines), markup=False, highlight=False)
     if not found.good:
-        raise PlaitError(f"{parsed.name} cannot be used as it is: {'; '.join(found.problems)}")
+        problems = f"{len(found.problems)} problems" if len(found.problems) > 1 else "a problem"
+        raise DataError(f"{parsed.name} has {problems}, named above: mend the files or name another folder")
 
 
 def data_show(parsed: argparse.Namespace) -> None:

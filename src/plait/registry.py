@@ -89,7 +89,7 @@ def resolve(axis: str, name: str) -> Callable[..., Any]:
     return made
 
 
-def build(axis: str, name: str, options: Mapping[str, Any], **known_at_run_time: Any) -> Any:
+def build(axis: str, name: str, options: Mapping[str, Any], /, **known_at_run_time: Any) -> Any:
     """Builds a component from its name and options, plus the parts that only the program knows.
 
     Raises:
@@ -97,7 +97,9 @@ def build(axis: str, name: str, options: Mapping[str, Any], **known_at_run_time:
     """
     check_options(axis, name, options)
     if taken := known_at_run_time.keys() & options.keys():
-        raise ConfigurationError(f"{axis} {name!r} is given {min(taken)!r} by the program: leave that option out")
+        raise ConfigurationError(
+            f"{axis} {name!r} gets {min(taken)!r} from the program: leave that option out"
+        )
     return resolve(axis, name)(**known_at_run_time, **options)
 
 

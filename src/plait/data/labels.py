@@ -27,7 +27,8 @@ class Label(TVTensor):
     channels: int = 1
 
     def __new__(cls, data: Any, **kwargs: Any) -> Label:
-        return cls._to_tensor(data, **kwargs).as_subclass(cls)
+        made: Label = cls._to_tensor(data, **kwargs).as_subclass(cls)
+        return made
 
     @classmethod
     def unknown_like(cls, height: int, width: int) -> Tensor:
