@@ -212,14 +212,15 @@ def verify(path: Path, expected: str, folder: Path) -> None:
         state = path.stat()
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; is the folder complete?") from error
+    place = str(path.resolve())
     seen = {
-        "path": str(path.resolve()),
+        "path": place,
         "bytes": state.st_size,
         "time": state.st_mtime_ns,
         "inode": state.st_ino,
         "sha256": expected,
     }
-    note = folder / "verified" / f"{hashlib.sha256(seen['path'].encode()).hexdigest()[:32]}.json"
+    note = folder / "verified" / f"{hashlib.sha256(place.encode()).hexdigest()[:32]}.json"
     with contextlib.suppress(OSError, ValueError):
         if json.loads(note.read_text(encoding="utf-8")) == seen:
             return

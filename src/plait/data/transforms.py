@@ -233,7 +233,8 @@ class Augmentation:
         if self.colour or self.hue:
             flat = image.reshape(3, -1)
             mean = float(LUMA @ flat.mean(1))
-            image = ((matrix / 255).astype(np.float32) @ flat).reshape(image.shape)
+            # einsum stays on one thread; a product by BLAS would wake the others beside the network's step.
+            image = np.einsum("ij,jn->in", (matrix / 255).astype(np.float32), flat).reshape(image.shape)
             image += np.float32(grey * mean / 255)
             np.clip(image, 0, 1, out=image)
         else:
