@@ -92,6 +92,7 @@ def fit(session: Session, run: Run, tell: Progress) -> None:
             with kept_on_error(session, last):
                 micro = [session.place(batch) for batch in islice(batches, training.accumulate)]
             session.begin_step()
+            buffers = session.buffers()
             report = training_step(
                 session.model,
                 micro,
@@ -101,6 +102,7 @@ def fit(session: Session, run: Run, tell: Progress) -> None:
                 clip_norm=training.clip_norm,
                 scaler=session.scaler,
             )
+            session.keep_buffers(buffers, report.updated)
             session.end_step(len(dataset))
         watch.observe(session.step, report)
         journal.add(report)

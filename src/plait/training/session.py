@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import plait.balancing
 from plait import config
@@ -71,6 +73,17 @@ class Session:
         part = factor(self.recipe.schedule, self.step, self.recipe.training.steps)
         self.lr = self.recipe.optimizer.lr * part
         set_learning_rate(self.optimizer, self.lr)
+
+    def buffers(self) -> list[Tensor]:
+        """A copy of the running statistics, where a step may turn out not to count; else nothing."""
+        if self.recipe.training.non_finite == "stop" and self.scaler is None:
+            return []
+        return [buffer.clone() for buffer in self.model.buffers()]
+
+    def keep_buffers(self, before: Sequence[Tensor], updated: Tensor) -> None:
+        """Puts running statistics back unless the step (bool scalar) was applied, without waiting."""
+        for buffer, old in zip(self.model.buffers(), before, strict=False):
+            buffer.copy_(torch.where(updated, buffer, old))
 
     def end_step(self, samples: int) -> None:
         """Counts a step, moves the average, and tells the balancer when an epoch of so many samples ends."""
