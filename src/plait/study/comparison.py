@@ -205,7 +205,7 @@ class Comparison:
         from rich.text import Text
 
         table = Table(
-            title="Multi-task learning on held-out images, one column a network",
+            title="Scores on held-out images, one column a network",
             caption="\n".join(self.notes) or None,
             caption_justify="left",
             title_justify="left",
