@@ -44,37 +44,43 @@ def non_negative_minimum(matrix: Array, vector: Array) -> Array:
     """
     size = len(vector)
     rounding = 8 * size * np.finfo(np.float64).eps
-    point = np.zeros(size)
-    free = np.zeros(size, dtype=bool)
+    point, value = np.zeros(size), 0.0
     refused = np.zeros(size, dtype=bool)
     while True:
         slope = vector - matrix @ point
         # What rounding alone can make of a slope that is zero.
         noise = rounding * (np.abs(vector) + np.abs(matrix) @ point)
-        candidates = ~free & ~refused & (slope > noise)
+        candidates = (point == 0) & ~refused & (slope > noise)
         if not candidates.any():
             return point
         enters = int(np.argmax(np.where(candidates, slope / np.sqrt(np.diagonal(matrix)), -np.inf)))
-        free[enters] = True
-        target = _minimum_on(matrix, vector, free)
-        if target[enters] <= 0:
-            # Its slope was rounding after all: nothing is gained along it.
-            free[enters] = False
+        found = _minimum_from(matrix, vector, point, enters)
+        reached = float(found @ (matrix @ found) / 2 - vector @ found)
+        if reached < value:
+            point, value = found, reached
+            refused[:] = False
+        else:
+            # The slope was rounding after all. As the value falls at every other turn, this ends.
             refused[enters] = True
-            continue
-        refused[:] = False
-        while (target[free] <= 0).any():
-            # Go as far towards the target as the first variable that would turn negative allows.
-            blocking = free & (target <= 0)
-            ratios = np.full(size, np.inf)
-            ratios[blocking] = point[blocking] / (point[blocking] - target[blocking])
-            first = int(np.argmin(ratios))
-            point = point + ratios[first] * (target - point)
-            free[first] = False
-            free &= point > 0
-            point[~free] = 0.0
-            target = _minimum_on(matrix, vector, free)
-        point = target
+
+
+def _minimum_from(matrix: Array, vector: Array, point: Array, enters: int) -> Array:
+    """The minimum over the positive variables and one more, less those that would turn negative."""
+    free = point > 0
+    free[enters] = True
+    target = _minimum_on(matrix, vector, free)
+    while (target[free] <= 0).any():
+        # Go as far towards the target as the first variable that would turn negative allows.
+        blocking = free & (target <= 0)
+        ratios = np.full(len(point), np.inf)
+        ratios[blocking] = 0.0
+        np.divide(point, point - target, out=ratios, where=blocking & (point > target))
+        first = int(np.argmin(ratios))
+        point = point + ratios[first] * (target - point)
+        free[first] = False
+        point[~free] = 0.0
+        target = _minimum_on(matrix, vector, free)
+    return target
 
 
 def _minimum_on(matrix: Array, vector: Array, free: NDArray[np.bool_]) -> Array:
