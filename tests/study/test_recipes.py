@@ -1,0 +1,39 @@
+"""The built-in recipes: readable, and comparable where they say so."""
+
+from pathlib import Path
+
+import pytest
+
+import plait
+import plait.tasks
+from plait.config import load_recipe, plain
+from plait.data.rooms.classes import CLASSES
+from plait.study.report import SHARING
+
+FOLDER = Path(plait.__file__).parent / "recipes"
+RECIPES = sorted(FOLDER.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_read_and_its_tasks_are_made(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert plait.tasks.parse(recipe.tasks)
+    if "semantic" in recipe.tasks:
+        assert recipe.tasks["semantic"]["classes"] == list(CLASSES)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in RECIPES if path.stem.startswith("rooms_")], ids=lambda p: p.stem
+)
+def test_rooms_recipes_differ_in_their_way_of_sharing_only(path: Path) -> None:
+    ours, shared = (plain(load_recipe(p)) for p in (path, FOLDER / "rooms_shared.yaml"))
+    assert set(ours["tasks"]) <= set(shared["tasks"])
+    assert all(options == shared["tasks"][name] for name, options in ours["tasks"].items())
+    for tree in (ours, shared):
+        for key in SHARING:
+            *parents, last = key.split(".")
+            part = tree
+            for parent in parents:
+                part = part[parent]
+            part.pop(last)
+    assert ours == shared
