@@ -215,7 +215,9 @@ def differences(one: Recipe, other: Recipe) -> list[tuple[str, Any, Any]]:
 def settled(run: Run, model: MultiTaskNetwork, processes: PartialState) -> Choices:
     """Threads, precision and layout: as the run was begun, or chosen now and written down."""
     path = run.path / ENVIRONMENT
-    if not path.is_file():
+    begun = path.is_file()
+    processes.wait_for_everyone()  # all have looked before one writes
+    if not begun:
         dataset = run.dataset(run.recipe.data.train_split)
         batch = next(micro_batches(run, dataset, model.normalisation, step=0))
         trial = make_trial(model, batch, processes.device)
@@ -229,7 +231,7 @@ def settled(run: Run, model: MultiTaskNetwork, processes: PartialState) -> Choic
             }
             with explained_full_disk(f"{path}"):
                 write_atomically(path, json.dumps(told, indent=1) + "\n")
-        processes.wait_for_everyone()
+    processes.wait_for_everyone()
     return Choices(**json.loads(path.read_text(encoding="utf-8"))["choices"])
 
 

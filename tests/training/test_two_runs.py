@@ -1,0 +1,105 @@
+"""A run in two processes scores as it does in one, and trains alike."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from plait.config import Evaluation, Recipe, dump
+from plait.training.checkpoint import read_tensors
+from plait.training.evaluate import evaluate
+from plait.training.fit import train
+from plait.training.scores import Scores
+
+MakeRecipe = Callable[..., Recipe]
+
+EVALUATE = """
+import sys, torch
+torch.set_num_threads(1)
+from accelerate import PartialState
+from plait.config import Evaluation
+from plait.training.evaluate import evaluate
+from plait.training.run import load_run
+
+state = PartialState(cpu=True)
+run = load_run(sys.argv[1])
+scores = evaluate(run.model(), run.dataset("train"), evaluation=Evaluation(batch_size=2))
+scores.save(f"{sys.argv[2]}/{state.process_index}.json")
+state.destroy_process_group()
+"""
+TRAIN = """
+import sys, torch
+torch.set_num_threads(1)
+from accelerate import PartialState
+from plait.config import load_recipe
+from plait.training.fit import train
+
+state = PartialState(cpu=True)
+train(load_recipe(sys.argv[1]), sys.argv[2], progress=False)
+state.destroy_process_group()
+"""
+
+
+def in_processes(script: str, *arguments: Path, count: int = 2) -> None:
+    """Runs a script as ``torchrun`` would, in some processes that know each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    about = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(count),
+        "OMP_NUM_THREADS": "1",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            env={**os.environ, **about, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    try:
+        errors = [process.communicate(timeout=240)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in processes] == [0] * count, "\n".join(errors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])  # six images: four processes have unequal shares
+def test_processes_do_not_change_a_score(make_recipe: MakeRecipe, tmp_path: Path, count: int) -> None:
+    run = train(make_recipe(**{"training.steps": 1}), tmp_path / "run", progress=False)
+    in_processes(EVALUATE, run.path, tmp_path, count=count)
+    alone = evaluate(run.model(), run.dataset("train"), evaluation=Evaluation(batch_size=2))
+    for rank in range(count):
+        together = Scores.load(tmp_path / f"{rank}.json")
+        for task, numbers in alone.items():
+            assert together[task] == pytest.approx(numbers, rel=1e-6, nan_ok=True)
+
+
+@pytest.mark.slow
+def test_a_run_in_two_processes_is_that_in_one(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    changes = {
+        "model.frozen_norm": True,
+        "training.keep": "best",
+        "balancer": "mgda",
+        "optimizer.name": "sgd",
+    }
+    recipe = make_recipe(**changes)
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    in_processes(TRAIN, tmp_path / "recipe.yaml", tmp_path / "two")
+    train(recipe, tmp_path / "one", progress=False)
+    one, two = (
+        read_tensors(tmp_path / name / "checkpoints/last/model.safetensors") for name in ("one", "two")
+    )
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5, msg=name)
