@@ -33,7 +33,7 @@ def quick(make_run: MakeRun) -> list[Run]:
 def compared(runs: Sequence[Run]) -> tuple[list[report.Group], Comparison]:
     groups, notes = report.arms_of(runs)
     costs = {run.path: Cost(parameters=10**6, flops=2 * 10**8, latency=0.01, memory=10**7) for run in runs}
-    return groups, report.compare(groups, costs, None, [*notes, *report.general_notes(runs)])
+    return groups, report.compare(groups, costs, None, [*notes, *report.general_notes(runs, (128, 160))])
 
 
 def page_of(runs: Sequence[Run], rows: Sequence[Row], out: Path, title: str = "Compared") -> str:

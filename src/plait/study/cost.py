@@ -52,29 +52,21 @@ class Cost:
 
 
 def together(costs: Sequence[Cost]) -> Cost:
-    """The cost of networks that are run one after the other: sums, and the largest of the working memories.
+    """The cost of networks that are used one after the other: sums, but for memory.
 
-    All parameters stay in memory while one network runs, so its peak is counted on top of the others'
-    parameters (4 bytes each).
+    In inference all parameters stay in memory while one network runs, so its peak is counted on top of the
+    others' parameters (4 bytes each). Each network is trained alone, so the hungriest one's step counts.
     """
     everything = sum(cost.parameters for cost in costs)
-
-    def peak(memories: Sequence[int | None]) -> int | None:
-        found = [
-            m + 4 * (everything - c.parameters) for m, c in zip(memories, costs, strict=True) if m is not None
-        ]
-        return max(found) if len(found) == len(costs) else None
-
-    steps = [cost.step_seconds for cost in costs if cost.step_seconds is not None]
-    memory = peak([cost.memory for cost in costs])
-    assert memory is not None
+    seconds = [cost.step_seconds for cost in costs if cost.step_seconds is not None]
+    memory = [cost.step_memory for cost in costs if cost.step_memory is not None]
     return Cost(
         parameters=everything,
         flops=sum(cost.flops for cost in costs),
         latency=sum(cost.latency for cost in costs),
-        memory=memory,
-        step_seconds=sum(steps) if len(steps) == len(costs) else None,
-        step_memory=peak([cost.step_memory for cost in costs]),
+        memory=max(cost.memory + 4 * (everything - cost.parameters) for cost in costs),
+        step_seconds=sum(seconds) if len(seconds) == len(costs) else None,
+        step_memory=max(memory) if len(memory) == len(costs) else None,
     )
 
 

@@ -80,8 +80,9 @@ def report(
     groups, notes = arms_of(runs)
     models = {run.path: run.model() for run in runs}
     dataset = whole_dataset(runs, runs[0].recipe.data.test_split)
-    costs = measure_costs(runs, models, dataset)
-    comparison = compare(groups, costs, constant_column(runs), [*notes, *general_notes(runs)])
+    size = seen_size(runs[0], dataset)
+    costs = measure_costs(runs, models, size)
+    comparison = compare(groups, costs, constant_column(runs), [*notes, *general_notes(runs, size)])
     places = spread(len(dataset), images)
     networks = {group.name: [models[run.path] for run in group.runs] for group in groups}
     pictures = list(rows(dataset, places, networks, evaluation=runs[0].recipe.evaluation))
@@ -219,15 +220,14 @@ def constant_column(runs: Sequence[Run]) -> Mapping[str, Mapping[str, float]]:
 
 
 def measure_costs(
-    runs: Sequence[Run], models: Mapping[Path, MultiTaskNetwork], dataset: DataSet
+    runs: Sequence[Run], models: Mapping[Path, MultiTaskNetwork], size: tuple[int, int]
 ) -> dict[Path, Cost]:
     """What each run's network costs, on one thread, the networks taking turns."""
     recipe = runs[0].recipe
-    height, width = recipe.evaluation.size or dataset[0].image.shape[-2:]
-    crop = recipe.augmentation.get("size") or (height, width)
+    crop = recipe.augmentation.get("size") or size
     found = measure(
         {str(path): model for path, model in models.items()},
-        (int(height), int(width)),
+        size,
         step_batch=recipe.training.batch_size,
         step_size=(int(crop[0]), int(crop[1])),
     )
@@ -261,7 +261,13 @@ def compare(
     )
 
 
-def general_notes(runs: Sequence[Run]) -> list[str]:
+def seen_size(run: Run, dataset: DataSet) -> tuple[int, int]:
+    """Height and width at which the network sees an image in evaluation."""
+    height, width = run.recipe.evaluation.size or dataset[0].image.shape[-2:]
+    return int(height), int(width)
+
+
+def general_notes(runs: Sequence[Run], size: tuple[int, int]) -> list[str]:
     """What a reader must know with the numbers."""
     recipe = runs[0].recipe
     seeds = sorted({run.recipe.training.seed for run in runs})
@@ -289,8 +295,9 @@ def general_notes(runs: Sequence[Run]) -> list[str]:
             f"{recipe.data.validation_split} were scored, of the others the last."
         )
     notes.append(
-        "The constant predicts the same at every pixel: the best value on the training images. Latency is of "
-        "one image on one thread; training times are sums over an arm's networks."
+        f"The constant predicts the same at every pixel: the best value on the training images. Costs are "
+        f"of one image of {size[0]}x{size[1]}, or of one training step of {recipe.training.batch_size} images, "
+        f"on one thread; an arm's networks add up, and its memory is the most needed at a time."
     )
     return notes
 
