@@ -296,7 +296,7 @@ def general_notes(runs: Sequence[Run], size: tuple[int, int]) -> list[str]:
         )
     notes.append(
         f"The constant predicts the same at every pixel: the best value on the training images. Costs are "
-        f"of one image of {size[0]}x{size[1]}, or of one training step of {recipe.training.batch_size} images, "
+        f"of one image of {size[0]}x{size[1]}, or of a training step of {recipe.training.batch_size} images, "
         f"on one thread; an arm's networks add up, and its memory is the most needed at a time."
     )
     return notes
