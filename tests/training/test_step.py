@@ -18,7 +18,7 @@ from plait.errors import ConfigurationError, NonFiniteLossError
 from plait.models.network import MultiTaskNetwork
 from plait.tasks.objective import losses as task_losses
 from plait.training.precision import LossScaler
-from plait.training.step import NonFiniteWatch, StepReport, check_pair, training_step
+from plait.training.step import NonFiniteWatch, StepReport, check_pair, step_if, training_step
 
 BALANCERS: dict[str, dict[str, Any]] = {
     "equal": {},
@@ -189,6 +189,22 @@ def test_a_non_finite_loss_is_named_and_never_applied(name: str, policy: str) ->
     else:
         watch.observe(2, fine)
         assert watch.skipped == 1
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("make_optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_an_update_left_out_leaves_no_trace(make_optimizer: Any, fused: bool) -> None:
+    """Also before the first one: the run is that of the good steps alone."""
+    options = {"momentum": 0.9} if make_optimizer is torch.optim.SGD else {}
+    results = []
+    for applied in ([True, True], [False, True, False, False, True, False]):
+        weight = torch.nn.Parameter(torch.ones(100))
+        optimizer = make_optimizer([weight], lr=0.1, weight_decay=0.1, fused=fused, **options)
+        for apply in applied:
+            weight.grad = torch.full((100,), 0.5 if apply else torch.nan)
+            step_if(torch.tensor(apply), optimizer)
+        results.append([weight.detach(), *optimizer.state[weight].values()])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*results, strict=True))
 
 
 def test_a_step_reads_nothing_back_from_the_device() -> None:

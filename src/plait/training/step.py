@@ -213,15 +213,20 @@ def step_if(apply: Tensor, optimizer: torch.optim.Optimizer) -> None:
     """Steps if ``apply`` (bool scalar), else leaves parameters and the optimizer's state untouched.
 
     A fused optimizer decides on the device, through the flag that ``torch.amp.GradScaler`` sets as well; for
-    any other the host reads ``apply``, which costs nothing where they are the same.
+    any other the host reads ``apply``, which costs nothing where they are the same. So it does for the first
+    step of a parameter: there, torch's fused SGD would keep a momentum that it has not written.
     """
-    if apply.device.type != "cpu" and getattr(optimizer, "_step_supports_amp_scaling", False):
+    moved = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
+    if on_device and all(optimizer.state.get(parameter) for parameter in moved):
         flag = {"grad_scale": None, "found_inf": (~apply).float()}
         for name, value in flag.items():
             setattr(optimizer, name, value)
-        optimizer.step()
-        for name in flag:
-            delattr(optimizer, name)
+        try:
+            optimizer.step()
+        finally:
+            for name in flag:
+                delattr(optimizer, name)
     elif bool(apply):
         optimizer.step()
 
