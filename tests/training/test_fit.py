@@ -312,3 +312,18 @@ def test_a_frozen_encoder_stays_as_it_was(make_recipe: MakeRecipe, tmp_path: Pat
 def test_options_train(make_recipe: MakeRecipe, tmp_path: Path, changes: dict[str, Any]) -> None:
     run = train(make_recipe(**{"training.steps": 2, **changes}), tmp_path / "run", progress=False)
     assert all(value is not None for row in run.log for value in row["loss"].values())
+
+
+# The compiler looks at .grad of the pyramids that encoder and decoder, compiled apart, pass on.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.slow
+def test_compiled_it_trains_to_the_same_weights(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """To rounding; and a checkpoint of a compiled run fits the plain network."""
+    changes = {"training.steps": 2, "optimizer.name": "sgd"}
+    eager = train(make_recipe(**changes), tmp_path / "eager", progress=False)
+    compiled = train(
+        make_recipe(**changes, **{"training.compile": True}), tmp_path / "compiled", progress=False
+    )
+    expected = eager.model().state_dict()
+    for name, value in compiled.model().state_dict().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4, msg=name)

@@ -98,7 +98,7 @@ def make_trackers(names: Sequence[str], folder: Path, config: Row) -> list[Gener
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         kind = LOGGER_TYPE_TO_CLASS[name]
-        options = {"logging_dir": folder} if kind.requires_logging_directory else {}
+        options = {"logging_dir": folder / name} if kind.requires_logging_directory else {}
         tracker = kind(folder.resolve().name, **options)
         if hasattr(tracker, "start"):
             tracker.start()
