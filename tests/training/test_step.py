@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -189,6 +190,20 @@ def test_a_non_finite_loss_is_named_and_never_applied(name: str, policy: str) ->
     else:
         watch.observe(2, fine)
         assert watch.skipped == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["equal", "mgda parameters", "mgda features"])
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_a_compiled_network_makes_the_same_step(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    expected, _ = step(name, [tiny_batch()])
+    model = tiny_network(interacting=True, penalty=True)
+    model.encoder.compile()
+    model.decoder.compile()
+    compiled, _ = step(name, [tiny_batch()], model=model)
+    assert_same(compiled, expected)
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch._functorch import config as functorch_config
 
 from plait.balancing.base import Balancer, BalancerReport
 from plait.data.sample import Batch
@@ -86,22 +87,23 @@ def training_step(
     present = present_tasks(model.tasks, batches)
     images = int(reduce_sum(torch.tensor(sum(len(batch.images) for batch in batches))))
 
-    for number, batch in enumerate(batches, start=1):
-        with autocast(device, precision):
-            pyramids = model.encoder(batch.images)
-        with balancer.cut(pyramids) if model.encoder.has_cut else nullcontext(pyramids) as leaves:
+    with kept_graphs():
+        for number, batch in enumerate(batches, start=1):
             with autocast(device, precision):
-                predictions = model.decoder(leaves, size=batch.images.shape[-2:])
-                losses = task_losses(model.tasks, predictions, batch.targets, counts)
-            take = balancer.backward if number == len(batches) else balancer.collect
-            balanced = take(
-                losses,
-                parameters=model.encoder.shared_parameters(),
-                others=model.decoder.parameters(),
-                present=present,
-                penalty=mean_penalty(predictions, share=len(batch.images) / images),
-                scale=None if scaler is None else scaler.scale,
-            )
+                pyramids = model.encoder(batch.images)
+            with balancer.cut(pyramids) if model.encoder.has_cut else nullcontext(pyramids) as leaves:
+                with autocast(device, precision):
+                    predictions = model.decoder(leaves, size=batch.images.shape[-2:])
+                    losses = task_losses(model.tasks, predictions, batch.targets, counts)
+                take = balancer.backward if number == len(batches) else balancer.collect
+                balanced = take(
+                    losses,
+                    parameters=model.encoder.shared_parameters(),
+                    others=model.decoder.parameters(),
+                    present=present,
+                    penalty=mean_penalty(predictions, share=len(batch.images) / images),
+                    scale=None if scaler is None else scaler.scale,
+                )
     assert balanced is not None  # the last call was backward
 
     reduce_gradients(model.parameters(), but=balanced.reduced)
@@ -199,6 +201,17 @@ def clip(model: MultiTaskNetwork, largest: float | None) -> Tensor:
     if largest is not None:
         torch.nn.utils.clip_grads_with_norm_(reached, largest, norm)
     return norm
+
+
+@contextmanager
+def kept_graphs() -> Iterator[None]:
+    """The context in which compiled networks run and are differentiated, once for each task.
+
+    By default ``torch.compile`` lets a backward overwrite what the forward kept, and refuses a second one.
+    That setting belongs to a thread, so the backward must stay in this one.
+    """
+    with functorch_config.patch(donated_buffer=False), torch.autograd.set_multithreading_enabled(False):
+        yield
 
 
 def finite_tasks(balanced: BalancerReport, *, gradients: bool = True) -> Tensor:
