@@ -1,6 +1,6 @@
 """Draws the README's picture from a finished quickstart: ``python docs/quickstart_picture.py DIR OUT.png``.
 
-Rows are held-out rooms spread evenly over the test split, chosen by position, not by result.
+Blocks are held-out rooms spread evenly over the test split, chosen by position, not by result.
 """
 
 import sys
@@ -15,7 +15,7 @@ import plait
 from plait.study.qualitative import rows, spread
 from plait.training.run import load_run
 
-ROWS = 3
+ROOMS = 2
 
 
 def main(folder: Path, out: Path) -> None:
@@ -29,22 +29,24 @@ def main(folder: Path, out: Path) -> None:
     data = several.recipe.data
     tasks = plait.tasks.parse(several.recipe.tasks)
     dataset = plait.data.create(data.name, split=data.test_split, labels=[task.label for task in tasks])
-    columns = ["input", *(f"{task.name}: {what}" for task in tasks for what in ("label", *networks))]
-    plt.rcParams.update({"font.size": 9, "font.family": "DejaVu Sans"})
-    figure, axes = plt.subplots(ROWS, len(columns), figsize=(2.05 * len(columns), 1.6 * ROWS))
-    places = spread(len(dataset), ROWS)
+    columns = ("label", *networks)
+    plt.rcParams.update({"font.size": 10, "font.family": "DejaVu Sans"})
+    width, height = len(columns) * ROOMS, 1 + len(tasks)
+    figure, axes = plt.subplots(height, width, figsize=(2.05 * width, 1.6 * height), layout="constrained")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    places = spread(len(dataset), ROOMS)
     drawn = rows(dataset, places, networks, evaluation=several.recipe.evaluation)
-    for line, row in zip(axes, drawn, strict=True):
-        pictures = [row.image]
-        for task in tasks:
-            pictures.append(row.targets[task.name])
-            pictures.extend(row.predictions[task.name][arm].picture for arm in networks)
-        for axis, picture in zip(line, pictures, strict=True):
-            axis.imshow(picture)
-            axis.set_axis_off()
-    for axis, title in zip(axes[0], columns, strict=True):
-        axis.set_title(title)
-    figure.subplots_adjust(0.002, 0.005, 0.998, 0.95, 0.02, 0.02)
+    for room, row in enumerate(drawn):
+        block = axes[:, room * len(columns) : (room + 1) * len(columns)]
+        block[0, len(columns) // 2].imshow(row.image)
+        for axis, title in zip(block[1], columns, strict=True):
+            axis.set_title(title, pad=3)
+        for line, task in zip(block[1:], tasks, strict=True):
+            line[0].imshow(row.targets[task.name])
+            for axis, arm in zip(line[1:], networks, strict=True):
+                axis.imshow(row.predictions[task.name][arm].picture)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=90)
 
