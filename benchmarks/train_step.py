@@ -3,15 +3,19 @@
     python benchmarks/train_step.py [--steps N] [--size H W] [--batch B] [--threads T] [--variants ...]
 
 The plain loop is what one would write first: float32, NCHW, no compilation, an optimizer with its
-defaults, and one batch that is already in memory, so that it pays nothing for data. The variants go through
-``plait.training.fit.train`` with a loader, augmentation, logging and checks. Blocks of both alternate, so
-that a load that comes and goes meets both; printed are medians, and the ratio of the plain step to ours.
+defaults, and one batch that is already in memory, so that it pays nothing for data. The variants are
+``plait train`` itself, with a loader, augmentation, logging and checks. Each block is a process of its
+own, and blocks of all kinds take turns, so that a load that comes and goes meets them all; printed are
+medians, and the ratio of the plain step to ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from itertools import pairwise
@@ -20,11 +24,11 @@ from typing import Any
 
 import torch
 
-from plait.config import Recipe, parse, replace
+from plait.config import Recipe, dump, load_recipe, parse, replace
 from plait.tasks.objective import losses as task_losses
 from plait.testing import write_tiny_rooms
-from plait.training.fit import micro_batches, train
-from plait.training.run import Run, make_network
+from plait.training.fit import micro_batches
+from plait.training.run import Run, load_run, make_network
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "fp32": {},
@@ -85,9 +89,20 @@ def plain_seconds(recipe: Recipe) -> list[float]:
     return times[WARM_UP:]
 
 
+def in_a_process(*command: str) -> str:
+    """What a command of this interpreter prints; stops the benchmark with its error if it fails."""
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return done.stdout
+
+
 def our_seconds(recipe: Recipe, folder: Path) -> tuple[list[float], dict[str, Any]]:
     """Wall time of each step of a run after its warm-up, its data included, and what the run chose."""
-    run = train(recipe, folder, progress=False)
+    written = folder.with_suffix(".yaml")
+    written.write_text(dump(recipe), encoding="utf-8")
+    in_a_process("-m", "plait", "train", str(written), "--out", str(folder))
+    run = load_run(folder)
     marks = [row["seconds"] for row in run.log]
     return [after - before for before, after in pairwise(marks)][WARM_UP - 1 :], run.environment["choices"]
 
@@ -103,8 +118,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["channels-last", "bf16"])
+    parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.plain is not None:
+        print(json.dumps(plain_seconds(load_recipe(arguments.plain))))
+        return
     plain: list[float] = []
     ours: dict[str, list[float]] = {name: [] for name in arguments.variants}
     chosen: dict[str, Any] = {}
@@ -114,10 +133,12 @@ def main() -> None:
             Path(folder) / "rooms", images=(16, 1, 1), size=(height, max(width, height * 4 // 3))
         )
         recipe = recipe_of(root, arguments)
+        this, written = (__file__, "--threads", str(arguments.threads)), Path(folder) / "plain.yaml"
+        written.write_text(dump(recipe), encoding="utf-8")
         for block in range(arguments.blocks):
-            plain += plain_seconds(recipe)
+            plain += json.loads(in_a_process(*this, "--plain", str(written)))
             for name in arguments.variants:
-                place = Path(folder) / f"{name} {block}"
+                place = Path(folder) / f"{name} {block}".replace(" ", "-")
                 seconds, chosen[name] = our_seconds(replace(recipe, VARIANTS[name]), place)
                 ours[name] += seconds
     base = statistics.median(plain)

@@ -1,4 +1,4 @@
-"""What every test shares: one thread, no network, a cache of its own."""
+"""What every test shares: one thread, the processor, no network, a cache of its own."""
 
 import os
 from collections.abc import Iterator
@@ -8,6 +8,10 @@ import pytest
 
 # Before anything imports the hub's client, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
+"""Which GPUs could be seen: only tests/test_gpu.py uses them, so that all other tests mean the same everywhere."""
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,7 +27,6 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hub")))
-        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         yield
 
 

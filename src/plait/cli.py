@@ -293,7 +293,9 @@ def train(parsed: argparse.Namespace) -> None:
         console().print(dump(recipe), markup=False, highlight=False, soft_wrap=True)
         return
     from plait.training.fit import train
+    from plait.training.memory import keep_freed_memory
 
+    keep_freed_memory()
     out = parsed.out or Path("runs") / path.stem
     trained = train(recipe, out, resume=not parsed.fresh, progress=True)
     console().print(trained.scores.table())
@@ -302,8 +304,10 @@ def train(parsed: argparse.Namespace) -> None:
 
 def evaluate(parsed: argparse.Namespace) -> None:
     """Scores of a run."""
+    from plait.training.memory import keep_freed_memory
     from plait.training.run import load_run
 
+    keep_freed_memory()
     scores = load_run(parsed.run).evaluate(
         split=parsed.split, flip=parsed.flip, scales=parsed.scales, window=parsed.window
     )

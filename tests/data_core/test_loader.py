@@ -250,6 +250,20 @@ def test_ahead_keeps_order_and_raises_in_place() -> None:
     assert not threads()
 
 
+def test_ahead_has_one_thread_of_torch_and_leaves_ours_alone() -> None:
+    """A second team of threads would make libgomp put both to sleep between operations."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        made = ahead((torch.zeros(10**6).sin(), torch.get_num_threads())[1] for _ in range(3))
+        assert next(made) == 1
+        assert torch.get_num_threads() == 2
+        assert list(made) == [1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_ahead_works_at_most_so_far_ahead() -> None:
     made: list[int] = []
     iterator = ahead((made.append(k) or k for k in range(100)), depth=2)

@@ -86,6 +86,29 @@ def test_micro_batches_make_the_step_of_the_whole_batch(name: str, absent: dict[
     assert report.present == (True, "depth" not in absent or len(absent["depth"]) < 4, True)
 
 
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("name", BALANCERS)
+def test_the_memory_layout_does_not_change_the_update(
+    name: str, parts: int, optimizer: type[torch.optim.Optimizer]
+) -> None:
+    """torch's fused kernels pair the numbers of parameter and gradient by their places in memory."""
+    batch = tiny_batch()
+    after = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model = tiny_network(interacting=True, penalty=True).to(memory_format=layout)
+        images = batch.images.contiguous(memory_format=layout)
+        whole = dataclasses.replace(batch, images=images)
+        batches = [whole] if parts == 1 else [part(whole, [0, 1]), part(whole, [2, 3])]
+        moves = optimizer(model.parameters(), lr=1e-2, fused=True)  # type: ignore[call-arg]
+        for _ in range(2):
+            training_step(model, batches, make(name), moves)
+        after.append(dict(model.named_parameters()))
+        assert all(p.grad.stride() == p.stride() for p in model.parameters() if p.grad is not None)
+    for parameter, value in after[0].items():
+        torch.testing.assert_close(after[1][parameter], value, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("name", BALANCERS)
 def test_an_absent_task_might_as_well_not_have_been_declared(name: str) -> None:
     """Its parameters get no gradient at all; the others get what they would without it."""

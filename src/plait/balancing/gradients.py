@@ -170,9 +170,17 @@ def gradients_of(
 
 
 def accumulate(parameter: Tensor, gradient: Tensor) -> None:
-    """Adds to ``parameter.grad``; ``gradient`` must belong to nobody else."""
-    gradient = gradient.to(parameter.dtype)
-    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+    """Adds to ``parameter.grad``; ``gradient`` must belong to nobody else.
+
+    ``.grad`` lies in memory as the parameter does: autograd's own accumulation promises it, and torch's fused
+    optimizers on the processor rely on it without a check.
+    """
+    if parameter.grad is not None:
+        parameter.grad.add_(gradient)
+    elif gradient.stride() == parameter.stride() and gradient.dtype == parameter.dtype:
+        parameter.grad = gradient
+    else:
+        parameter.grad = torch.empty_like(parameter).copy_(gradient)
 
 
 def reached(outputs: Iterable[Tensor]) -> list[Tensor]:

@@ -330,6 +330,9 @@ def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
         return False
 
     def work() -> None:
+        torch.set_num_threads(1)  # with a second team of threads, that of the step would sleep, not spin
+        torch.get_num_threads()  # settles it: a thread's first operation takes over the number set last
+        begun.set()
         try:
             for item in items:
                 if not put(True, item):
@@ -338,8 +341,11 @@ def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
         except BaseException as error:  # noqa: BLE001  whatever it is, it is raised by the consumer
             put(False, error)
 
+    threads, begun = torch.get_num_threads(), threading.Event()
     thread = threading.Thread(target=work, name="plait batches", daemon=True)
     thread.start()
+    begun.wait()
+    torch.set_num_threads(threads)  # torch has one number for this thread, and one for those to come
     try:
         while True:
             ok, item = ready.get()

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 PACKAGES = (
-    "plait", "torch", "torchvision", "timm", "torchmetrics", "accelerate", "numpy", "scipy", "safetensors",
+    "plait", "torch", "torchvision", "timm", "torchmetrics", "accelerate", "numpy", "safetensors",
     "jsonargparse", "pillow",
 )  # fmt: skip
 
