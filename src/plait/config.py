@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
+import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -112,6 +115,12 @@ class Group:
     weight_decay: float | None = None
     freeze: bool = False
 
+    def __post_init__(self) -> None:
+        here = f"optimizer.groups, pattern {self.pattern!r}:"
+        require(self.lr_multiplier >= 0, f"{here} lr_multiplier", "zero or more", self.lr_multiplier)
+        if self.weight_decay is not None:
+            require(self.weight_decay >= 0, f"{here} weight_decay", "zero or more", self.weight_decay)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
@@ -143,8 +152,22 @@ class Optimizer:
     layer_decay: float | None = None
 
     def __post_init__(self) -> None:
-        require(self.lr > 0, "optimizer.lr", "positive", self.lr)
+        require(0 < self.lr < math.inf, "optimizer.lr", "positive and finite", self.lr)
         require(self.weight_decay >= 0, "optimizer.weight_decay", "zero or more", self.weight_decay)
+        require(0 <= self.momentum < 1, "optimizer.momentum", "in [0, 1)", self.momentum)
+        require(
+            self.momentum > 0 or not self.nesterov,
+            "optimizer.nesterov",
+            "false where optimizer.momentum is 0",
+            self.nesterov,
+        )
+        require(
+            all(0 <= beta < 1 for beta in self.betas),
+            "optimizer.betas",
+            "two numbers in [0, 1)",
+            list(self.betas),
+        )
+        require(self.eps >= 0, "optimizer.eps", "zero or more", self.eps)
         if self.layer_decay is not None:
             require(0 < self.layer_decay <= 1, "optimizer.layer_decay", "in (0, 1]", self.layer_decay)
 
@@ -159,7 +182,7 @@ class Schedule:
         power: Exponent of ``poly``.
         floor: Lowest factor of ``poly``, ``cosine`` and ``one_cycle``.
         peak: Where ``one_cycle`` is highest, as a part of the run.
-        milestones: Where ``step`` falls, as parts of the run in (0, 1).
+        milestones: Where ``step`` falls, as increasing parts of the run in (0, 1).
         gamma: What ``step`` multiplies by at each milestone.
     """
 
@@ -175,6 +198,15 @@ class Schedule:
         require(self.warmup_steps >= 0, "schedule.warmup_steps", "zero or more", self.warmup_steps)
         require(0 <= self.floor <= 1, "schedule.floor", "in [0, 1]", self.floor)
         require(0 < self.peak < 1, "schedule.peak", "between 0 and 1", self.peak)
+        require(self.power >= 0, "schedule.power", "zero or more", self.power)
+        require(self.gamma > 0, "schedule.gamma", "positive", self.gamma)
+        bounds = [0.0, *self.milestones, 1.0]
+        require(
+            all(earlier < later for earlier, later in itertools.pairwise(bounds)),
+            "schedule.milestones",
+            "increasing, between 0 and 1",
+            self.milestones,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,14 +297,18 @@ class Evaluation:
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "evaluation.batch_size", "at least 1", self.batch_size)
         require(
-            len(self.scales) > 0 and min(self.scales) > 0,
+            len(self.scales) > 0 and all(0 < scale < math.inf for scale in self.scales),
             "evaluation.scales",
             "one or more positive numbers",
             self.scales,
         )
+        for name in ("size", "window", "stride"):
+            sides: tuple[int, int] | None = getattr(self, name)
+            if sides is not None:
+                require(min(sides) >= 1, f"evaluation.{name}", "height and width of at least 1", list(sides))
         if self.window is not None and self.stride is not None:
-            fits = all(0 < s <= w for s, w in zip(self.stride, self.window, strict=True))
-            require(fits, "evaluation.stride", f"positive, at most the window {self.window}", self.stride)
+            fits = all(step <= side for step, side in zip(self.stride, self.window, strict=True))
+            require(fits, "evaluation.stride", f"at most the window {list(self.window)}", list(self.stride))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,8 +389,45 @@ def parse(tree: Mapping[str, Any]) -> Recipe:
             if isinstance(cause, ConfigurationError):
                 raise cause from None
             cause = cause.__cause__ or cause.__context__
-        raise ConfigurationError(f"the recipe is not valid: {' '.join(str(error).split())}") from error
+        raise ConfigurationError(misfit(tree, " ".join(str(error).split()))) from error
     return Recipe(**vars(parsed))
+
+
+def misfit(tree: Mapping[str, Any], message: str) -> str:
+    """What jsonargparse says of a value of the wrong type, in one sentence of ours where it names the key."""
+    named_key = re.match(r'Parser key "([\w.]+)"', message)
+    if named_key is None:
+        return f"the recipe is not valid: {message}"
+    key = named_key[1]
+    expected: Any = Recipe
+    value: Any = tree
+    for part in key.split("."):
+        expected, value = typing.get_type_hints(expected)[part], value[part]
+    return f"{key} must be {in_words(expected)}, got {value!r}"
+
+
+def in_words(annotation: Any) -> str:
+    """A type annotation as a person would write a value of it in YAML.
+
+    >>> in_words(tuple[int, int] | None)
+    '[whole number, whole number] or null'
+    """
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(in_words(part) for part in parts)
+    if origin is Literal:
+        return " or ".join(parts)
+    if origin is tuple:
+        return f"[{', '.join(in_words(part) for part in parts)}]"
+    if origin is list:
+        return f"[{in_words(parts[0])}, ...]"
+    if origin is dict:
+        return f"{{name: {in_words(parts[1])}, ...}}"
+    if dataclasses.is_dataclass(annotation):
+        known = typing.get_type_hints(annotation)
+        return f"{{{', '.join(f'{name}: {in_words(part)}' for name, part in known.items())}}}"
+    words = {int: "whole number", float: "number", bool: "true or false", str: "text", type(None): "null"}
+    return words.get(annotation, "value")
 
 
 def with_names(tree: Mapping[str, Any]) -> dict[str, Any]:
