@@ -6,6 +6,8 @@ import sys
 import pytest
 
 HEAVY = (
+    "numpy",
+    "PIL",
     "torch",
     "timm",
     "torchvision",
@@ -15,6 +17,7 @@ HEAVY = (
     "numba",
     "pyarrow",
     "scipy",
+    "jsonargparse",
 )
 
 
@@ -41,6 +44,10 @@ def test_nothing_heavy_is_imported(code: str) -> None:
     assert not loaded_by(code) & set(HEAVY)
 
 
+def test_importing_plait_draws_nothing_and_reads_no_yaml() -> None:
+    assert not loaded_by("import plait") & {*HEAVY, "rich", "yaml"}
+
+
 def test_public_names_exist() -> None:
     import plait
 
@@ -56,3 +63,23 @@ def test_every_name_in_the_tables_leads_to_something(axis: str) -> None:
 
     for name in registry.AXES[axis]:
         assert callable(registry.resolve(axis, name))
+
+
+@pytest.mark.parametrize(
+    ("axis", "name", "expected"),
+    [
+        ("encoder", "os:system", "a subclass of plait.models.encoders.base.Encoder, got system"),
+        ("decoder", "plait.models.encoders.shared:Shared", "a subclass of .*Decoder, got Shared"),
+        ("head", "subprocess:Popen", "a subclass of plait.models.heads.Head, got Popen"),
+        ("balancer", "os:environ", "a subclass of plait.balancing.base.Balancer, got a _Environ,"),
+        ("data set", "subprocess:Popen", "a class with __len__, __getitem__, id, got Popen"),
+        ("task kind", "os:system", "a function annotated '-> Task', got system"),
+    ],
+)
+def test_an_import_path_must_lead_to_a_part_of_its_axis(axis: str, name: str, expected: str) -> None:
+    from plait import registry
+    from plait.errors import ConfigurationError
+
+    with pytest.raises(ConfigurationError, match=f"{axis} '{name}' must be {expected}") as caught:
+        registry.resolve(axis, name)
+    assert "\n" not in str(caught.value)

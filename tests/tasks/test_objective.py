@@ -1,14 +1,19 @@
 """Declarations become tasks; predictions and targets become one loss a task."""
 
+from __future__ import annotations
+
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+import plait.tasks
 from plait.errors import ConfigurationError
 from plait.models.predictions import Predictions
-from plait.tasks import losses, parse
+from plait.registry import mismatch, returned
+from plait.tasks import Task, losses, parse
 from plait.tasks.depth import depth
 
 TASKS = parse(
@@ -51,6 +56,46 @@ def test_the_declared_order_and_options_are_kept() -> None:
 def test_a_kind_may_be_an_import_path() -> None:
     (task,) = parse({"z": {"kind": "plait.tasks.depth:depth"}})
     assert task.kind == depth("z").kind
+
+
+def test_a_name_and_a_kind_are_looked_at_before_the_kind_is_called(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    for name, kind, text in (
+        (f"touch {trace}", "os:system", "letters, digits and underscores"),
+        (f"touch {trace}", "plait.tasks.depth:depth", "letters, digits and underscores"),
+        ("touch", "os:system", "task kind 'os:system' must be a function annotated '-> Task', got system"),
+        ("touch", "os:mkdir", "must be a function annotated '-> Task', got mkdir"),
+        ("touch", "plait.tasks.depth:linear", "must be a function annotated '-> Task', got linear"),
+        ("touch", "plait.tasks.base:check_name", "must be a function annotated '-> Task', got check_name"),
+        ("touch", "pathlib:Path", "must be a subclass of plait.tasks.base.Task, got Path"),
+        ("touch", "no_such_module:task", "cannot be imported"),
+        ("touch", ".relative:task", "unknown task kind '.relative:task'"),
+        ("touch", ":task", "unknown task kind ':task'"),
+        ("touch", 3, "needs a kind"),
+    ):
+        with pytest.raises(ConfigurationError, match=text):
+            parse({name: {"kind": kind}})
+    assert not trace.exists()
+
+
+class Ours(Task):
+    """A task of one's own."""
+
+
+def ours(name: str) -> Ours: ...  # type: ignore[empty-body]
+
+
+def of_a_module(name: str) -> plait.tasks.Task: ...  # type: ignore[empty-body]
+
+
+def of_nothing_known(name: str) -> Elsewhere: ...  # type: ignore[name-defined] # noqa: F821
+
+
+def test_a_kind_says_that_it_returns_a_task() -> None:
+    assert returned(depth) is returned(of_a_module) is Task
+    assert returned(ours) is Ours
+    assert returned(of_nothing_known) is None
+    assert mismatch("task kind", ours) == mismatch("task kind", Ours) == ""
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor
 from plait.errors import ConfigurationError
 from plait.models.predictions import Predictions
 from plait.registry import check_options, resolve
-from plait.tasks.base import Task
+from plait.tasks.base import Task, check_name
 from plait.tasks.loss import at_least_float32
 
 
@@ -19,7 +19,8 @@ def parse(declaration: Mapping[str, Mapping[str, Any]]) -> tuple[Task, ...]:
     """Tasks in their declared order, from ``{name: {"kind": ..., option: value}}``.
 
     Options are the keyword arguments of the kind's function, for instance
-    :func:`plait.tasks.depth.depth`; a kind may also be an import path ``package.module:function``.
+    :func:`plait.tasks.depth.depth`; a kind may also be an import path ``package.module:function`` of a
+    function annotated ``-> Task``.
 
     Raises:
         ConfigurationError: If there is no task, all are auxiliary, a kind, an option or a value is wrong,
@@ -43,7 +44,8 @@ def parse(declaration: Mapping[str, Mapping[str, Any]]) -> tuple[Task, ...]:
 
 
 def _task(name: str, given: Mapping[str, Any]) -> Task:
-    if not isinstance(given, Mapping) or "kind" not in given:
+    check_name(name)  # before anything that the recipe names is called with it
+    if not isinstance(given, Mapping) or not isinstance(given.get("kind"), str):
         raise ConfigurationError(f"task {name!r} needs a kind, as in {name}: {{kind: depth}}; got {given!r}")
     options = {option: value for option, value in given.items() if option != "kind"}
     if "name" in options:
