@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from plait.metrics.counts import floats
 
@@ -19,7 +21,8 @@ class NormalsErrors(Metric):
 
     Computes ``mean``, ``median`` and ``rmse`` in degrees and ``within_11_25``, ``within_22_5``,
     ``within_30``, the shares of pixels with a smaller angle than that many degrees. All are NaN if no pixel
-    was known. A zero prediction is 90 degrees from everything.
+    was known. A zero prediction is 90 degrees from everything; one that is not finite makes ``mean`` and
+    ``rmse`` NaN, is within no bound, and ranks last in the median.
 
     The angle is 2 atan2(|p - g|, |p + g|) in float64, of vectors scaled to unit length; an arc cosine loses
     digits near 0 and 180 degrees.
@@ -44,7 +47,7 @@ class NormalsErrors(Metric):
     angles: list[Tensor]
 
     def __init__(self, *, exact_median: bool = False) -> None:
-        super().__init__()
+        super().__init__(dist_sync_fn=gather)
         self.exact_median = exact_median
         self.add_state("pixels", torch.tensor(0), "sum")
         self.add_state("total", torch.tensor(0.0, dtype=torch.float64), "sum")
@@ -95,6 +98,14 @@ class NormalsErrors(Metric):
             return torch.cat(gathered).sort().values[middle].mean()
         bins = torch.searchsorted(self.histogram.cumsum(0), middle, right=True)
         return (bins.double() + 0.5).mean() / BINS_A_DEGREE
+
+
+def gather(values: Tensor, group: Any = None) -> list[Tensor]:
+    """The values of every process, floats in float64.
+
+    A process that saw no label has an empty list of angles, which torchmetrics would send as float32.
+    """
+    return list(gather_all_tensors(values.double() if values.is_floating_point() else values, group))
 
 
 def angle(first: Tensor, second: Tensor) -> Tensor:
