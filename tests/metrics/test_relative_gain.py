@@ -7,6 +7,7 @@ import pytest
 from plait.errors import ConfigurationError
 from plait.metrics import relative_gain
 from plait.tasks import Measure
+from plait.training.scores import Scores
 
 MEASURES = {
     "semseg": Measure("miou", "mIoU", "%", higher_is_better=True),
@@ -46,3 +47,13 @@ def test_what_has_no_gain_is_named(
 ) -> None:
     with pytest.raises(ConfigurationError, match=text):
         relative_gain(multi, single, MEASURES)
+
+
+def test_scores_bring_their_headline_measures() -> None:
+    task_measures = {
+        name: (measure, Measure("other", "other", "", True)) for name, measure in MEASURES.items()
+    }
+    multi = {"semseg": {"miou": 0.42, "other": 1.0}, "depth": {"rmse": 0.45, "other": 2.0}}
+    assert relative_gain(Scores(multi, task_measures), SINGLE) == relative_gain(multi, SINGLE, MEASURES)
+    with pytest.raises(ConfigurationError, match="no measure stands for task 'semseg'"):
+        relative_gain(multi, SINGLE)

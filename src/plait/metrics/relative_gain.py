@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,14 +29,15 @@ class RelativeGain:
 def relative_gain(
     scores: Mapping[str, Mapping[str, float]],
     single_task_scores: Mapping[str, Mapping[str, float]],
-    measures: Mapping[str, Measure],
+    measures: Mapping[str, Measure] | None = None,
 ) -> RelativeGain:
     """Mean over tasks of the relative improvement of one measure each (Delta_MTL).
 
     Args:
         scores: ``{task: {measure: value}}`` of the multi-task network.
         single_task_scores: The same of the single-task networks, for the same tasks.
-        measures: The measure that stands for each task, usually ``{task.name: task.headline}``.
+        measures: The measure that stands for each task; None for the headline measures that ``scores``
+            brings with it, as the result of an evaluation does (:class:`plait.training.scores.Scores`).
 
     Raises:
         ConfigurationError: If the task sets differ or are empty, a measure is missing, a score is not
@@ -51,6 +52,9 @@ def relative_gain(
             f"a relative gain needs the same tasks on both sides, got {sorted(scores)} "
             f"and, single-task, {sorted(single_task_scores)}"
         )
+    if measures is None:
+        brought: Mapping[str, Sequence[Measure]] = getattr(scores, "measures", {})
+        measures = {task: found[0] for task, found in brought.items()}
     gains = {}
     for task in scores:
         if task not in measures:
