@@ -1,6 +1,7 @@
 """Metrics on maps small enough to count by hand, and beside direct implementations of their definitions."""
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -235,6 +236,50 @@ class TestProbabilityMaps:
     def test_one_pixel_beside_the_edge_is_wrong(self) -> None:
         assert scores(PixelF(), row(0.9, 0.0), row(0.0, 1.0))["pixel_f"] == pytest.approx(0.0)
         assert scores(PixelF(), row(0.9, 0.0), row(1.0, 0.0))["pixel_f"] == 1.0
+
+
+class TestPredictionsThatAreNotFinite:
+    """Each is a miss in a share and shows in a mean error; where nothing is known it is not looked at."""
+
+    WRONG = (math.nan, math.inf, -math.inf)
+
+    @pytest.mark.parametrize("value", WRONG)
+    @pytest.mark.parametrize(
+        "metric", [PixelF, SaliencyPooled, partial(SaliencyPooled, second_sigmoid=True), SaliencySurvey]
+    )
+    def test_a_probability_passes_no_threshold(self, metric: Any, value: float) -> None:
+        target = row(1.0, 1.0, 0.0, math.nan)
+        assert scores(metric(), row(value, 1.0, 0.0, 1.0), target) == scores(
+            metric(), row(0.0, 1.0, 0.0, value), target
+        )
+        assert not any(scores(metric(), row(value, value), row(1.0, 0.0)).values())
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_logits_are_no_class(self, value: float) -> None:
+        logits = torch.tensor([[0.0, 1.0], [1.0, 0.0], [value, 0.0], [0.0, value]]).T[None, :, None]
+        expected = scores(MeanIoU(2), ids(1, 0, 255, 255), ids(1, 0, 0, 255))
+        assert scores(MeanIoU(2), logits, ids(1, 0, 0, 255)) == expected
+        assert scores(MeanIoU(2), torch.full_like(logits, value), ids(1, 0, 0, 255))["miou"] == 0
+
+    def test_a_class_that_is_ruled_out_leaves_the_others(self) -> None:
+        logits = torch.tensor([[-math.inf, 1.0], [-math.inf, -math.inf]]).T[None, :, None]
+        assert scores(MeanIoU(2), logits, ids(1, 0))["pixel_accuracy"] == 0.5
+
+    @pytest.mark.parametrize("protocol", ["plain", "survey"])
+    def test_depth_shows_it(self, protocol: Any) -> None:
+        found = scores(DepthErrors(protocol=protocol), row(math.nan, 1.0), row(1.0, 1.0))
+        assert {name for name, value in found.items() if math.isnan(value)} == {
+            "rmse", "log_rmse", "abs_rel", "sq_rel",
+        }  # fmt: skip
+        assert found["delta3"] == 0.5
+
+    def test_normals_show_it(self) -> None:
+        prediction, target = TestNormalsErrors.turned(0.0, 0.0, 0.0)
+        prediction[..., 0] = math.nan
+        found = scores(NormalsErrors(), prediction, target)
+        assert math.isnan(found["mean"])
+        assert math.isnan(found["rmse"])
+        assert found["within_30"] == pytest.approx(2 / 3)
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

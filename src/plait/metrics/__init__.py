@@ -3,6 +3,10 @@
 Every metric is a ``torchmetrics.Metric`` that counts and divides at the end, so neither batching nor the
 number of processes changes a number. ``update(prediction, target)`` takes maps ``[B, C, H, W]``;
 ``compute()`` returns ``{measure: value}`` in natural units, shares as fractions in [0, 1].
+
+A prediction that is not finite where the target is known is counted: it is no class, passes no threshold
+(as a probability of 0 does not) and lies within no bound, and errors that are averaged show it as NaN or
+infinity.
 """
 
 from plait.metrics.depth import DepthErrors

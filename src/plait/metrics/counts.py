@@ -44,10 +44,11 @@ def flat(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def as_probability(prediction: Tensor) -> Tensor:
-    """Probabilities in float32 at least; uint8 is divided by 255."""
+    """Probabilities in float32 at least; uint8 is divided by 255. What is not finite passes no threshold."""
     if prediction.dtype == torch.uint8:
         return prediction / 255
-    return prediction if prediction.dtype == torch.float64 else prediction.float()
+    probability = prediction if prediction.dtype == torch.float64 else prediction.float()
+    return probability.where(probability.isfinite(), -torch.inf)
 
 
 def eight_bit(prediction: Tensor) -> Tensor:

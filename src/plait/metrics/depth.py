@@ -25,7 +25,8 @@ class DepthErrors(Metric):
     - ``sq_rel``: mean of (p - g)^2 / g, metres
     - ``delta1``, ``delta2``, ``delta3``: share of pixels with max(p / g, g / p) < 1.25, 1.25^2, 1.25^3
 
-    All are NaN if no pixel was known. A target is known where it is finite and positive.
+    All are NaN if no pixel was known. A target is known where it is finite and positive. A NaN prediction
+    makes the errors NaN and is outside every bound, under either protocol.
 
     Args:
         protocol: What becomes of a prediction that is not positive. ``"plain"``: errors take it as it is;
@@ -66,7 +67,7 @@ class DepthErrors(Metric):
         known = target.isfinite() & (target > 0)
         depth, truth = prediction[known].double(), target[known].double()
         if self.protocol == "survey":
-            depth = depth.where(depth > 0, 1e-9)
+            depth = depth.masked_fill(depth <= 0, 1e-9)
             positive = depth
         else:
             positive = depth.clamp(min=1e-3)

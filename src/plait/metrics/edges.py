@@ -11,6 +11,7 @@ class PixelF(PooledCounts):
     """Pixel-wise F of a probability map at the best threshold of the whole split, 0.01, 0.02, ..., 0.99.
 
     ``pixel_f`` is in [0, 1]; NaN if no pixel was known. A target is positive from 0.5 and NaN where unknown.
+    A prediction that is not finite passes no threshold.
 
     It needs no matching and allows no displacement: a prediction one pixel beside the edge is wrong twice. It
     is not the boundary F (ODS) of the literature and must not be put beside one.

@@ -20,7 +20,7 @@ class SaliencySurvey(Metric):
 
     Probabilities are truncated to 8 bits first, as the reference writes them to disk, and compared in
     integers: a value equal to a threshold does not pass. The reference's evaluators disagree with each
-    other there, in the fourth decimal.
+    other there, in the fourth decimal. A probability that is not finite passes no threshold.
     """
 
     full_state_update = False
@@ -65,7 +65,8 @@ class SaliencyPooled(PooledCounts):
 
     Thresholds are 0.05, 0.10, ..., 0.95; a probability passes from the threshold on. ``max_f`` is the largest
     1.3 P R / (0.3 P + R) over thresholds, in [0, 1]; 0 where precision or recall is undefined, NaN if no
-    pixel was known. A target is positive from 0.5 and NaN where unknown.
+    pixel was known. A target is positive from 0.5 and NaN where unknown. A probability that is not finite
+    passes no threshold.
 
     Args:
         second_sigmoid: Pass the probability through another sigmoid first, as the published evaluators do.

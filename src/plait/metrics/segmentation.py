@@ -21,7 +21,7 @@ class MeanIoU(Metric):
 
     The intersection over union of class c is TP / (TP + FP + FN), counted over the whole split. Computes
     ``{"miou", "pixel_accuracy"}``; each is NaN if no pixel was known. A prediction outside the classes is a
-    miss and no class's false positive.
+    miss and no class's false positive; so is one whose largest logit or probability is not finite.
 
     Args:
         classes: Number of classes.
@@ -75,7 +75,7 @@ class MeanIoU(Metric):
             DataError: If a known target is not one of the classes.
         """
         target = _ids(target).long()
-        ids = prediction.argmax(1) if prediction.is_floating_point() else _ids(prediction).long()
+        ids = _ids(likeliest(prediction) if prediction.is_floating_point() else prediction).long()
         if ids.shape != target.shape:
             raise ValueError(
                 f"expected predictions of the targets' shape {list(target.shape)}, got {list(ids.shape)}"
@@ -110,6 +110,15 @@ class MeanIoU(Metric):
         accuracy = self.confusion.diagonal().sum().double() / seen
         miou = iou[averaged].mean().where(seen > 0, torch.nan)
         return floats(miou=miou, pixel_accuracy=accuracy)
+
+
+def likeliest(scores: Tensor) -> Tensor:
+    """The class of the largest logit or probability ``[B, K, H, W]``, 255 if that is not finite.
+
+    Returns:
+        Class ids, int64 ``[B, 1, H, W]``.
+    """
+    return scores.argmax(1, keepdim=True).where(scores.amax(1, keepdim=True).isfinite(), UNKNOWN_CLASS)
 
 
 def _ids(maps: Tensor) -> Tensor:

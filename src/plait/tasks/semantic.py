@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plait.data.labels import UNKNOWN_CLASS, Semantic
 from plait.errors import ConfigurationError
-from plait.metrics.segmentation import AbsentClasses, MeanIoU
+from plait.metrics.segmentation import AbsentClasses, MeanIoU, likeliest
 from plait.registry import nearest
 from plait.tasks import constant, pictures
 from plait.tasks.base import Measure, Task
@@ -89,8 +89,8 @@ def activate(logits: Tensor) -> Tensor:
 
 
 def decide(probabilities: Tensor) -> Tensor:
-    """The likeliest class, int64 ``[B, 1, H, W]``."""
-    return probabilities.argmax(1, keepdim=True)
+    """The likeliest class, int64 ``[B, 1, H, W]``; 255 where the probabilities are not finite."""
+    return likeliest(probabilities)
 
 
 def _id(task: str, names: Sequence[str], chosen: int | str) -> int:
