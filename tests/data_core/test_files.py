@@ -78,6 +78,25 @@ def test_damaged_images_are_named(tmp_path: Path, content: bytes) -> None:
         files.read_rgb(path)
 
 
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "TGA"])
+def test_only_plain_formats_are_decoded_whatever_the_name(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs: list[object] = []
+    monkeypatch.setattr("subprocess.check_call", lambda *told, **_: programs.append(told))
+    monkeypatch.setattr("PIL.EpsImagePlugin.has_ghostscript", lambda: True)
+    Image.fromarray(PICTURE).save(tmp_path / "kitchen.png", kind)
+    with pytest.raises(DataError, match=r"kitchen\.png: not a PNG, JPEG, WEBP or TIFF image"):
+        files.read_rgb(tmp_path / "kitchen.png")
+    assert not programs
+
+
+@pytest.mark.parametrize("kind", files.FORMATS)
+def test_every_format_is_read(tmp_path: Path, kind: str) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / "kitchen", kind)
+    assert files.read_rgb(tmp_path / "kitchen").shape == PICTURE.shape
+
+
 @pytest.mark.parametrize("extent", [(60000, 60000), (9000, 9000), (20000, 6000)])
 def test_a_header_that_claims_too_much_is_refused_unread(extent: tuple[int, int]) -> None:
     with pytest.raises(DataError, match=r"huge: its header .*nothing was decoded"):
@@ -142,8 +161,22 @@ def test_arrays_that_claim_too_much_or_hold_too_little_are_refused(tmp_path: Pat
             files.read_array(tmp_path / name)
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("depth.npy", header.getvalue() + b"\0" * 10**6)
-    with pytest.raises(DataError, match="beyond the limit"):
+    with pytest.raises(DataError, match="nothing was read"):
         files.read_array(tmp_path / "bomb.npz", "depth")
+
+
+@pytest.mark.parametrize("shape", [(-3,), (-1, -8), (4, -1), (-1, 0)])
+def test_arrays_of_a_negative_size_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    (tmp_path / "negative.npy").write_bytes(header.getvalue() + b"\0" * 8)
+    with pytest.raises(DataError, match=r"negative\.npy: claims an array of shape"):
+        files.read_array(tmp_path / "negative.npy")
+
+
+def test_an_array_in_a_damaged_lzma_archive_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.npz: not an array file, or damaged"):
+        files.read_array(lzma_zip(tmp_path / "a.npz", "depth.npy"), "depth")
 
 
 # --- checksums ------------------------------------------------------------------------------------------
@@ -195,6 +228,40 @@ def tarred(path: Path, members: dict[str, bytes], kind: bytes = tarfile.REGTYPE)
             info.type, info.size, info.linkname = kind, len(content), "/etc/passwd"
             archive.addfile(info, io.BytesIO(content))
     return path
+
+
+def lzma_zip(path: Path, member: str) -> Path:
+    """A zip whose one member, compressed by LZMA, is damaged in its middle."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        with archive.open(member, "w") as stream:
+            np.save(stream, np.random.default_rng(0).random(10_000))
+    return damaged(path)
+
+
+def lzma_tar(path: Path, member: str) -> Path:
+    """A tar compressed by xz, damaged in its middle."""
+    content = np.random.default_rng(0).bytes(100_000)
+    with tarfile.open(path, "w:xz") as archive:
+        info = tarfile.TarInfo(member)
+        info.size = len(content)
+        archive.addfile(info, io.BytesIO(content))
+    return damaged(path)
+
+
+def damaged(path: Path) -> Path:
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4000] = b"\xff" * 4000
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("pack", [lzma_zip, lzma_tar])
+def test_damaged_lzma_is_one_sentence(tmp_path: Path, pack: Callable[[Path, str], Path]) -> None:
+    archive = pack(tmp_path / "rooms.archive", "rooms/train.parquet")
+    with pytest.raises(DataError, match=r"rooms\.archive: not an archive, or damaged .*; get it again"):
+        files.unpack(archive, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred])

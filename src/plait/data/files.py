@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import io
 import json
+import lzma
 import os
 import shutil
 import stat
@@ -39,6 +40,19 @@ MAX_UNPACKED_BYTES = 64 * 2**30
 MAX_EXPANSION = 200
 """Archives: most members, most bytes, and most bytes out per byte in (beyond the first 64 MiB)."""
 
+DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    RuntimeError,  # an encrypted member, or a compression that this Python lacks
+)
+"""What reading an archive raises, besides ``OSError``, if its content is wrong."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")
+"""The only formats that images are decoded from, whatever a file is called; others may start programs."""
+
 COLOUR_MODES = ("RGB", "L", "P", "RGBA", "LA")
 
 
@@ -54,7 +68,7 @@ def cache_folder() -> Path:
 
 
 def read_rgb(source: Path | bytes, *, name: str = "", size: tuple[int, int] | None = None) -> Array:
-    """Decodes a colour image.
+    """Decodes a colour image: PNG, JPEG, WebP or TIFF.
 
     Args:
         source: A file, or its content.
@@ -77,7 +91,7 @@ def read_map(
     name: str = "",
     size: tuple[int, int] | None = None,
 ) -> Array:
-    """Decodes an image of numbers as they are stored: no palette, no colour conversion.
+    """Decodes an image of numbers (formats as above) as they are stored: no palette, no colour conversion.
 
     Args:
         source: A file, or its content.
@@ -102,8 +116,9 @@ def _title(source: Path | bytes) -> str:
 def _decode(
     source: Path | bytes, name: str, size: tuple[int, int] | None, modes: tuple[str, ...], convert: str | None
 ) -> Array:
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(file, formats=FORMATS) as image:
             found = (image.height, image.width)
             if found[0] * found[1] > MAX_PIXELS:
                 raise DataError(
@@ -131,7 +146,8 @@ def _decode(
         raise
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise DataError(
-            f"{name}: not an image, or damaged ({error}); get the file again or remove the sample"
+            f"{name}: not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image, or damaged ({error}); "
+            f"convert it, get the file again or remove the sample"
         ) from error
 
 
@@ -164,7 +180,7 @@ def read_array(path: Path, member: str | None = None) -> Array:
         raise DataError(f"{path}: no such file; is the folder complete?") from error
     except DataError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, KeyError, SyntaxError, *DAMAGED) as error:
         raise DataError(f"{path}: not an array file, or damaged ({error}); get it again") from error
 
 
@@ -179,8 +195,11 @@ def _read_npy(stream: IO[bytes], size: int, name: str) -> Array:
             f"{name}: holds pickled Python objects, which could run code when read; save plain numbers"
         )
     expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if expected > 16 * MAX_PIXELS:
-        raise DataError(f"{name}: claims an array of shape {shape}, beyond the limit; nothing was read")
+    if min(shape, default=0) < 0 or expected > 16 * MAX_PIXELS:
+        raise DataError(
+            f"{name}: claims an array of shape {shape}, expected sides of zero or more and at most "
+            f"{16 * MAX_PIXELS:,} bytes; nothing was read: save it again"
+        )
     content = stream.read(expected + 1)
     if len(content) != expected:
         raise DataError(f"{name}: expected {expected} bytes of numbers, found {len(content)}; it is damaged")
@@ -273,7 +292,7 @@ def unpack(archive: Path, folder: Path) -> Path:
                 budget = _unpack_member(archive, name, stream, temporary, budget)
         with contextlib.suppress(OSError):  # another process may have unpacked it meanwhile: same content
             temporary.rename(target)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError) as error:
+    except DAMAGED as error:
         raise DataError(f"{archive}: not an archive, or damaged ({error}); get it again") from error
     except OSError as error:
         raise DataError(
