@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -161,8 +163,25 @@ def test_a_prediction_that_lacks_a_part_is_refused() -> None:
         {"colour": 1.0},
         {"hue": 0.7},
         {"rotation": -3.0},
+        {"size": 128},
+        {"size": (128,)},
+        {"size": (8.5, 8)},
+        {"size": "88"},
+        {"scale": 2},
+        {"scale": (1, float("nan"))},
+        {"scales": 1.5},
+        {"scales": (1.0, "2")},
+        {"crop": "yes"},
+        {"flip": None},
+        {"flip": True},
+        {"colour": "abc"},
+        {"hue": "red"},
+        {"rotation": (0, 10)},
     ],
 )
 def test_impossible_options_are_named(options: dict[str, object]) -> None:
-    with pytest.raises(ConfigurationError, match=next(iter(options))):
+    ((option, value),) = options.items()
+    with pytest.raises(
+        ConfigurationError, match=rf"^augmentation\.{option} must be .*, got {re.escape(repr(value))}$"
+    ):
         Augmentation(**{"size": (8, 8), **options})  # type: ignore[arg-type]

@@ -232,9 +232,8 @@ def tarred(path: Path, members: dict[str, bytes], kind: bytes = tarfile.REGTYPE)
 
 def lzma_zip(path: Path, member: str) -> Path:
     """A zip whose one member, compressed by LZMA, is damaged in its middle."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
-        with archive.open(member, "w") as stream:
-            np.save(stream, np.random.default_rng(0).random(10_000))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive, archive.open(member, "w") as stream:
+        np.save(stream, np.random.default_rng(0).random(10_000))
     return damaged(path)
 
 

@@ -73,6 +73,12 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
         plait.data.show("room", out=tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("samples", [0, -1])
+def test_a_sheet_of_nothing_is_refused(root: Path, tmp_path: Path, samples: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"at least 1 sample to draw, got {samples}"):
+        plait.data.show("rooms", root, samples=samples, out=tmp_path / "a.png")
+
+
 def test_tiny_rooms_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
     first, again, other = (
         write_tiny_rooms(tmp_path / str(k), images=(2, 1, 1), size=(12, 16), seed=seed)

@@ -1,9 +1,11 @@
 """What each head computes."""
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from plait.errors import ConfigurationError
 from plait.models.heads import DeepLabHead, FPNHead, HRNetHead, LinearHead
 
 CHANNELS, STRIDES = (6, 8, 10), (4, 8, 16)
@@ -48,6 +50,15 @@ def test_the_deeplab_head_pools_over_the_whole_image() -> None:
     head([features])[0, 0, 0, 0].backward()
     assert features.grad is not None
     assert features.grad[0, :, -1, -1].abs().sum() > 0
+
+
+def test_the_deeplab_head_says_that_it_cannot_train_on_one_image() -> None:
+    head = DeepLabHead(channels=(8,), strides=(8,), outputs=1, width=4, rates=(1,))
+    one = [torch.randn(1, 8, 20, 20)]
+    with pytest.raises(ConfigurationError, match=r"at least 2 images .* got 1; raise training\.batch_size"):
+        head(one)
+    head.aspp.pooling.eval()
+    assert head(one).shape == head.eval()(one).shape == (1, 1, 20, 20)
 
 
 def test_coarse_levels_reach_the_fpn_head_and_few_parameters_do() -> None:

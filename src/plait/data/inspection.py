@@ -177,7 +177,7 @@ def show(
         name: Of the data set.
         root: Its folder; the data set's own default if None.
         split: Which split.
-        samples: How many rows.
+        samples: How many rows, at least 1.
         out: The PNG to write.
         tasks: Whose labels to draw, in their order; by default one a label that the set has (ids without
             class names, such as instances, are left out).
@@ -186,9 +186,11 @@ def show(
         ``out``.
 
     Raises:
-        ConfigurationError: If there is no such data set or split.
+        ConfigurationError: If there is no such data set or split, or no sample is asked for.
         DataError: If the data cannot be read.
     """
+    if samples < 1:
+        raise ConfigurationError(f"expected at least 1 sample to draw, got {samples}: ask for more")
     kind = registry.resolve("data set", name)
     fields: Mapping[str, type[Label]] = getattr(kind, "fields", {})
     labels = tuple(task.label for task in tasks) or tuple(fields)

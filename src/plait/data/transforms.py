@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import numpy as np
@@ -153,7 +154,7 @@ class Augmentation:
         hue: Hue turns by up to this part of the colour circle, in the YIQ plane: luma stays.
 
     Raises:
-        ConfigurationError: If a range is empty or out of bounds.
+        ConfigurationError: If a value is of the wrong type, or a range is empty or out of bounds.
     """
 
     size: tuple[int, int]
@@ -166,26 +167,30 @@ class Augmentation:
     hue: float = 0.0
 
     def __post_init__(self) -> None:
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ConfigurationError(
-                f"augmentation size must be (height, width) of at least 1, got {self.size}"
-            )
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
-            raise ConfigurationError(
-                f"augmentation scale must be (low, high) with 0 < low <= high: {self.scale}"
-            )
-        if any(factor <= 0 for factor in self.scales):
-            raise ConfigurationError(f"augmentation scales must be positive, got {self.scales}")
-        if not 0 <= self.flip <= 1:
-            raise ConfigurationError(f"augmentation flip is a probability in [0, 1], got {self.flip}")
-        if not 0 <= self.colour < 1:
-            raise ConfigurationError(f"augmentation colour must be in [0, 1), got {self.colour}")
-        if not 0 <= self.hue <= 0.5:
-            raise ConfigurationError(f"augmentation hue must be in [0, 0.5], got {self.hue}")
-        if not 0 <= self.rotation <= 180:
-            raise ConfigurationError(
-                f"augmentation rotation must be in [0, 180] degrees, got {self.rotation}"
-            )
+        for option, expected, holds in (
+            (
+                "size",
+                "[height, width], whole numbers of at least 1",
+                _all(self.size, lambda side: side >= 1, Integral) and len(self.size) == 2,
+            ),
+            (
+                "scale",
+                "[low, high] with 0 < low <= high",
+                _all(self.scale, lambda factor: 0 < factor < np.inf)
+                and len(self.scale) == 2
+                and self.scale[0] <= self.scale[1],
+            ),
+            ("scales", "positive numbers", _all(self.scales, lambda factor: 0 < factor < np.inf)),
+            ("crop", "true or false", isinstance(self.crop, bool)),
+            ("flip", "a probability in [0, 1]", _all([self.flip], lambda share: 0 <= share <= 1)),
+            ("colour", "a number in [0, 1)", _all([self.colour], lambda change: 0 <= change < 1)),
+            ("hue", "a number in [0, 0.5]", _all([self.hue], lambda part: 0 <= part <= 0.5)),
+            ("rotation", "degrees in [0, 180]", _all([self.rotation], lambda degrees: 0 <= degrees <= 180)),
+        ):
+            if not holds:
+                raise ConfigurationError(
+                    f"augmentation.{option} must be {expected}, got {getattr(self, option)!r}"
+                )
 
     def warp(self, source: tuple[int, int], random: np.random.Generator) -> Warp:
         """Draws the geometry for a picture of size ``source``."""
@@ -240,6 +245,13 @@ class Augmentation:
         else:
             image *= np.float32(1 / 255)
         return _rebuilt(sample, image, warp)
+
+
+def _all(values: object, holds: Callable[[Any], bool], kind: type = Real) -> bool:
+    """Whether ``values`` is a sequence of numbers for each of which something holds."""
+    return isinstance(values, Sequence) and all(
+        isinstance(value, kind) and not isinstance(value, bool) and holds(value) for value in values
+    )
 
 
 def _turned_hue(angle: float) -> Array:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plait.errors import ConfigurationError
+
 
 class Head(nn.Module, ABC):
     """A feature pyramid to logits.
@@ -33,6 +35,9 @@ class ASPP(nn.Module):
     A 1x1 branch, a dilated 3x3 branch for each rate and an image pooling branch, all of ``width``
     channels, are concatenated and projected by a 1x1 convolution with dropout.
 
+    Raises:
+        ConfigurationError: If a batch of one image comes while the pooling branch normalises over the batch.
+
     Source:
         Chen et al., Rethinking Atrous Convolution for Semantic Image Segmentation, 2017, section 3.3.
     """
@@ -47,6 +52,14 @@ class ASPP(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, C, h, w]`` to ``[B, width, h, w]``."""
+        if len(features) < 2 and any(
+            type(part) is nn.BatchNorm2d and part.training for part in self.pooling.modules()
+        ):
+            raise ConfigurationError(
+                "head 'deeplab' normalises one pooled value an image over the batch: expected at least 2 "
+                "images at a time in training, got 1; raise training.batch_size (each of training.accumulate "
+                "parts and each process gets its share of it), or use another head, for instance fpn"
+            )
         whole = self.pooling(features).expand(-1, -1, *features.shape[-2:])
         projected: Tensor = self.project(torch.cat([*(b(features) for b in self.branches), whole], 1))
         return projected
