@@ -30,7 +30,7 @@ def make_run(tmp_path: Path, recipe: Recipe) -> MakeRun:
 
     def make(name: str, tasks: list[str], skill: float = 0.5, **changes: object) -> Run:
         tree = {
-            "tasks": {task: recipe.tasks[task] for task in tasks},
+            "tasks": {task: dict(recipe.tasks[task]) for task in tasks},
             **{k.replace("__", "."): v for k, v in changes.items()},
         }
         run = Run(tmp_path / name, replace(recipe, tree))
@@ -39,6 +39,7 @@ def make_run(tmp_path: Path, recipe: Recipe) -> MakeRun:
         environment = {
             "command": ["plait"], "python": "3.11", "packages": {"plait": "0.1.0", "torch": "2.15.0"},
             "platform": "Linux", "processor": "a <made-up> processor", "accelerator": None, "cores": 2,
+            "choices": {"threads": 1, "precision": "fp32", "channels_last": True},
         }  # fmt: skip
         (run.path / "environment.json").write_text(json.dumps(environment))
         rows = [

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,6 +85,70 @@ def test_runs_on_other_data_are_refused(make_run: MakeRun) -> None:
     runs = [make_run("a", ["depth"]), make_run("b", ["depth"], data__options={"size": 3})]
     with pytest.raises(ConfigurationError, match=r"data\.options"):
         report.check_one_split(runs)
+
+
+@pytest.mark.parametrize(
+    ("options", "other"),
+    [
+        ({"kind": "semantic", "classes": 20, "ignore": [0, 1]}, {"kind": "semantic", "classes": 20}),
+        ({"kind": "semantic", "classes": 20, "absent": "zero"}, {"kind": "semantic", "classes": 20}),
+        ({"kind": "saliency", "protocol": "pooled"}, {"kind": "saliency", "protocol": "survey"}),
+        ({"kind": "depth", "protocol": "survey"}, {"kind": "depth"}),
+        ({"kind": "edges"}, {"kind": "edges", "label": "saliency"}),
+    ],
+)
+def test_scores_by_different_rules_are_refused(
+    make_run: MakeRun, options: dict[str, Any], other: dict[str, Any]
+) -> None:
+    runs = [make_run(name, [], tasks__map=given) for name, given in (("a", options), ("b", other))]
+    with pytest.raises(ConfigurationError, match=r"their tasks\.map\.(ignore|absent|protocol|label) are"):
+        report.check_one_split(runs)
+
+
+def test_the_same_rule_may_be_spelled_out_and_learned_otherwise(make_run: MakeRun) -> None:
+    options: dict[str, Any] = {"kind": "depth", "protocol": "plain", "label": "depth", "loss": "berhu"}
+    report.check_one_split(
+        [make_run("a", ["depth"]), make_run("b", [], tasks__depth={**options, "parametrisation": "softplus"})]
+    )
+
+
+@pytest.mark.parametrize(("option", "value"), [("loss", "berhu"), ("parametrisation", "softplus")])
+def test_a_twin_that_learned_by_another_loss_gets_no_gain(make_run: MakeRun, option: str, value: str) -> None:
+    other = make_run("other", TASKS, **{f"tasks__depth__{option}": value})
+    _, comparison = compared([*quick(make_run), other])
+    assert comparison.gains(comparison.arm("other")) == {}
+    assert any("other" in note and f"tasks.depth.{option}" in note for note in comparison.notes)
+    assert comparison.gains(comparison.arm("multi-task"))
+
+
+def test_task_weights_are_a_way_of_sharing_and_defaults_may_be_spelled_out(make_run: MakeRun) -> None:
+    weighted = make_run("weighted", TASKS, tasks__depth__weight=3.0, tasks__normals__exact_median=False)
+    _, comparison = compared([*quick(make_run), weighted])
+    assert comparison.gains(comparison.arm("weighted"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "ImageNet weights"),
+        ({"model__weights": "mine.pth"}, "weights of mine.pth"),
+        ({"model__weights": "mine.pth", "model__pretrained": False}, "weights of mine.pth"),
+        ({"model__pretrained": False}, "random weights"),
+    ],
+)
+def test_the_facts_say_what_the_backbone_started_from(
+    make_run: MakeRun, changes: dict[str, Any], text: str
+) -> None:
+    runs = [make_run("a", ["depth"], **changes)]
+    backbone = dict(report.facts(runs, compared(runs)[1], None))["Backbone"]
+    assert backbone == f"tf_efficientnet_lite0, {text}"
+
+
+def test_the_facts_name_every_start(make_run: MakeRun) -> None:
+    runs = [make_run("a", ["depth"]), make_run("b", ["depth"], model__weights="mine.pth")]
+    assert dict(report.facts(runs, compared(runs)[1], None))["Backbone"] == (
+        "tf_efficientnet_lite0, ImageNet weights; tf_efficientnet_lite0, weights of mine.pth"
+    )
 
 
 def test_an_unfinished_run_is_refused(make_run: MakeRun) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from markupsafe import Markup
 
 from plait import config
 from plait.errors import ConfigurationError
+from plait.registry import resolve
 from plait.study.charts import learning_curves
 from plait.study.comparison import Arm, Comparison, join
 from plait.study.cost import Cost, measure, together
@@ -30,8 +32,13 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 SINGLE_TASK = "single-task"
-SHARING = ("tasks", "model.encoder", "model.decoder", "balancer")
-"""What may differ between a network and its single-task twins: the ways of sharing that are compared."""
+SHARING = ("model.encoder", "model.decoder", "balancer")
+"""What may differ between a network and its single-task twins: the ways of sharing that are compared.
+
+So may the set of tasks, and their ``weight``, which is the balancer's.
+"""
+LEARNING = ("loss", "class_weights", "positive_weight", "parametrisation", "weight", "auxiliary")
+"""Options of a task that decide how it is learned, and not what its scores mean."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,8 @@ def report(
         The comparison and the page.
 
     Raises:
-        ConfigurationError: If there is no run, one is not finished, or they were scored on different data.
+        ConfigurationError: If there is no run, one is not finished, or they were scored on different data or
+            by different rules.
     """
     runs = [load_run(folder) for folder in find_runs(folders)]
     check_one_split(runs)
@@ -126,19 +134,31 @@ def check_one_split(runs: Sequence[Run]) -> None:
     for run in runs[1:]:
         for key in ("name", "root", "options", "test_split"):
             ours, theirs = getattr(run.recipe.data, key), getattr(first.recipe.data, key)
-            if ours != theirs:
-                raise ConfigurationError(
-                    f"{run.path} and {first.path} cannot be in one table: "
-                    f"their data.{key} are {ours!r} and {theirs!r}"
-                )
-    kinds: dict[str, tuple[Run, dict[str, Any]]] = {}
+            require_same(run, first, f"data.{key}", ours, theirs)
+    having: dict[str, Run] = {}
     for run in runs:
-        for name, options in run.recipe.tasks.items():
-            other, theirs = kinds.setdefault(name, (run, options))
-            if any(options.get(key) != theirs.get(key) for key in ("kind", "classes", "label")):
-                raise ConfigurationError(
-                    f"{run.path} and {other.path} mean different things by the task {name!r}"
-                )
+        for task in run.recipe.tasks:
+            other = having.setdefault(task, run)
+            mine, others = options_of(run, task), options_of(other, task)
+            for key in dict.fromkeys([*mine, *others]):
+                if key not in LEARNING:
+                    require_same(run, other, f"tasks.{task}.{key}", mine.get(key), others.get(key))
+
+
+def require_same(run: Run, other: Run, key: str, ours: object, theirs: object) -> None:
+    """Refuses two runs if what they have under a key differs."""
+    if ours != theirs:
+        raise ConfigurationError(
+            f"{run.path} and {other.path} cannot be in one table: their {key} are {ours!r} and {theirs!r}"
+        )
+
+
+def options_of(run: Run, task: str) -> dict[str, Any]:
+    """What a run's recipe says of a task, with its kind's defaults."""
+    given = run.recipe.tasks[task]
+    parameters = inspect.signature(resolve("task kind", given["kind"])).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return {"kind": given["kind"], **defaults, **given}
 
 
 def arms_of(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
@@ -157,13 +177,13 @@ def arms_of(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
             f"No relative gain: it needs one single-task run for each task, and there are {counts}."
         ]
     reference = tuple(found[0] for found in by_task.values())
-    if len({yaml_but(run, SHARING) for run in reference}) > 1:
+    if any(differences(twin, reference[0]) for twin in reference):
         return apart, [
             "No relative gain: the single-task runs differ from each other in more than their task."
         ]
     groups, notes = [Group(SINGLE_TASK, reference)], []
     for run in several:
-        differing = differences(run, reference[0])
+        differing = list(dict.fromkeys(key for twin in reference for key in differences(run, twin)))
         groups.append(Group(names[run.path], (run,), comparable=not differing))
         if differing:
             notes.append(
@@ -183,21 +203,27 @@ def arm_names(runs: Sequence[Run]) -> dict[Path, str]:
 
 
 def differences(run: Run, other: Run) -> list[str]:
-    """Dotted keys in which two recipes differ, the ways of sharing aside."""
-    ours, theirs = (dict(leaves(config.plain(r.recipe))) for r in (run, other))
-    keys = dict.fromkeys([*ours, *theirs])
-    return [key for key in keys if ours.get(key) != theirs.get(key) and not key.startswith(SHARING)]
+    """Dotted keys in which two recipes differ, the ways of sharing and tasks that only one has aside."""
+    common = [task for task in run.recipe.tasks if task in other.recipe.tasks]
+    ours, theirs = settings(run, common), settings(other, common)
+    return [key for key in dict.fromkeys([*ours, *theirs]) if ours.get(key) != theirs.get(key)]
 
 
-def yaml_but(run: Run, left_out: tuple[str, ...]) -> str:
-    """A recipe as text without some of its keys."""
-    return repr([(k, v) for k, v in leaves(config.plain(run.recipe)) if not k.startswith(left_out)])
+def settings(run: Run, tasks: Sequence[str]) -> dict[str, Any]:
+    """What a recipe says beside its way of sharing, by dotted key, of its tasks only the given ones."""
+    recipe = config.plain(run.recipe)
+    del recipe["tasks"]
+    found = {key: value for key, value in leaves(recipe) if not key.startswith(SHARING)}
+    for task in tasks:
+        options = options_of(run, task)
+        found.update({f"tasks.{task}.{key}": options[key] for key in options if key != "weight"})
+    return found
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested values with dotted names; the model's parts are kept whole."""
+    """Nested values with dotted names."""
     for key, value in tree.items():
-        if isinstance(value, Mapping) and value and f"{prefix}{key}" not in SHARING:
+        if isinstance(value, Mapping) and value:
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -466,7 +492,7 @@ def facts(runs: Sequence[Run], comparison: Comparison, command: str | None) -> l
         ),
         (
             "Backbone",
-            f"{recipe.model.backbone}, {'ImageNet weights' if recipe.model.pretrained else 'random weights'}",
+            "; ".join(dict.fromkeys(f"{r.recipe.model.backbone}, {start_of(r.recipe.model)}" for r in runs)),
         ),
         (
             "Training",
@@ -485,6 +511,13 @@ def facts(runs: Sequence[Run], comparison: Comparison, command: str | None) -> l
         ("Python", str(environment.get("python"))),
         ("Packages", ", ".join(f"{name} {packages[name]}" for name in wanted if packages.get(name))),
     ]
+
+
+def start_of(model: config.Model) -> str:
+    """What a backbone started from."""
+    if model.weights is not None:
+        return f"weights of {model.weights}"
+    return "ImageNet weights" if model.pretrained else "random weights"
 
 
 def write(path: Path, text: str) -> None:
