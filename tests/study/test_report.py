@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from plait.errors import ConfigurationError
 from plait.study import report
@@ -14,6 +15,7 @@ from plait.study.comparison import Comparison
 from plait.study.cost import Cost
 from plait.study.qualitative import Row
 from plait.training.run import Run
+from plait.training.tuning import threads
 
 MakeRun = Callable[..., Run]
 TASKS = ["semantic", "depth", "normals"]
@@ -149,6 +151,27 @@ def test_the_facts_name_every_start(make_run: MakeRun) -> None:
     assert dict(report.facts(runs, compared(runs)[1], None))["Backbone"] == (
         "tf_efficientnet_lite0, ImageNet weights; tf_efficientnet_lite0, weights of mine.pth"
     )
+
+
+def test_its_own_work_leaves_busy_cores_alone(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that wait for each other on a shared core are many times slower than one."""
+    run = make_run("a", ["depth"])
+    found: list[int] = []
+
+    def constant_column(_: Sequence[Run]) -> None:
+        found.append(torch.get_num_threads())
+        raise InterruptedError
+
+    monkeypatch.setattr(Run, "model", lambda run: None)
+    monkeypatch.setattr(report, "whole_dataset", lambda runs, split: [])
+    monkeypatch.setattr(report, "measure_costs", lambda runs, models, size: {})
+    monkeypatch.setattr(report, "constant_column", constant_column)
+    monkeypatch.setattr(report, "idle_threads", lambda cores: 1)
+    with threads(2):
+        with pytest.raises(InterruptedError):
+            report.report([run.path])
+        assert torch.get_num_threads() == 2
+    assert found == [1]
 
 
 def test_an_unfinished_run_is_refused(make_run: MakeRun) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from markupsafe import Markup
 
 from plait import config
@@ -20,10 +21,12 @@ from plait.errors import ConfigurationError
 from plait.registry import resolve
 from plait.study.charts import learning_curves
 from plait.study.comparison import Arm, Comparison, join
+from plait.study.cores import usable_cores
 from plait.study.cost import Cost, measure, together
 from plait.study.qualitative import Prediction, Row, data_uri, rows, spread
 from plait.training.evaluate import constant_scores
 from plait.training.run import Run, load_run
+from plait.training.tuning import idle_threads, threads
 
 if TYPE_CHECKING:
     from plait.data.sample import DataSet
@@ -89,11 +92,12 @@ def report(
     models = {run.path: run.model() for run in runs}
     dataset = whole_dataset(runs, runs[0].recipe.data.test_split)
     size = seen_size(runs[0], dataset)
-    costs = measure_costs(runs, models, size)
-    comparison = compare(groups, costs, constant_column(runs), [*notes, *general_notes(runs, size)])
     places = spread(len(dataset), images)
     networks = {group.name: [models[run.path] for run in group.runs] for group in groups}
-    pictures = list(rows(dataset, places, networks, evaluation=runs[0].recipe.evaluation))
+    with threads(idle_threads(min(usable_cores(), torch.get_num_threads()))):
+        costs = measure_costs(runs, models, size)
+        comparison = compare(groups, costs, constant_column(runs), [*notes, *general_notes(runs, size)])
+        pictures = list(rows(dataset, places, networks, evaluation=runs[0].recipe.evaluation))
     out = out or Path(os.path.commonpath([run.path.resolve().parent for run in runs])) / "report.html"
     if out.suffix.lower() not in (".html", ".htm"):
         raise ConfigurationError(
