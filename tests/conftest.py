@@ -10,7 +10,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
-"""Which GPUs could be seen: only tests/test_gpu.py uses them, so that all other tests mean the same everywhere."""
+"""Which GPUs could be seen: only tests/test_gpu.py uses them, so all other tests mean the same everywhere."""
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 

@@ -1,4 +1,4 @@
-"""On an NVIDIA GPU: the same steps as on the processor, and runs in every precision. All other tests hide it."""
+"""On an NVIDIA GPU: the same steps as on the processor, and runs in every precision."""
 
 import json
 import os

@@ -100,6 +100,25 @@ def test_a_batch_is_what_it_says(rooms: Rooms) -> None:
     assert len(batch.geometry) == 3
 
 
+def test_present_is_what_the_loss_counts() -> None:
+    """A label of which nothing is counted is as good as none."""
+    tasks = parse(
+        {
+            "all": {"kind": "semantic", "classes": 20},
+            "few": {"kind": "semantic", "classes": 20, "ignore": list(range(1, 20))},
+            "none": {"kind": "semantic", "classes": 20, "ignore": list(range(20))},
+            "depth": {"kind": "depth"},
+        }
+    )
+    broken = {3: Semantic(torch.full((1, 24, 32), 7)), 5: Semantic(torch.zeros(1, 24, 32, dtype=torch.int64))}
+    (batch,) = take(evaluation_batches(Pictures(broken=broken), tasks, batch_size=7), 1)  # type: ignore[arg-type]
+    known = [False, True, False, True, False, True, False]
+    assert batch.present["all"].tolist() == known
+    assert batch.present["few"].tolist() == [*known[:3], False, *known[4:]]
+    assert batch.present["none"].tolist() == [False] * 7
+    assert batch.present["depth"].tolist() == [False, True, True, False, True, True, False]
+
+
 @settings(deadline=None, max_examples=15)
 @given(
     count=st.integers(1, 9),

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -142,6 +143,18 @@ def test_a_pickle_posing_as_a_checkpoint_is_refused_and_not_run(place: Path, kin
         checkpoint.read_tensors(place / "model.safetensors")
 
 
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408, 0x4B50])  # in memory: 80 02, ..., 80 05, "PK"
+def test_a_length_that_looks_like_a_pickle_is_none(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "model.safetensors"
+    for padding in range(length):
+        content = safetensors.torch.save({"weight": torch.ones(3)}, metadata={"pad": "-" * padding})
+        if int.from_bytes(content[:8], "little") >= length:
+            break
+    assert int.from_bytes(content[:8], "little") == length
+    path.write_bytes(content)
+    assert checkpoint.read_tensors(path)["weight"].tolist() == [1, 1, 1]
+
+
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_damage_is_noticed_wherever_it_is(
@@ -161,7 +174,13 @@ def test_damage_is_noticed_wherever_it_is(
         checkpoint.read(place, TASKS)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 99, "sha256": {}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "{}", '{"format": 1}', '{"format": 99, "step": 1, "sha256": {}}'),
+        *('{"format": 1, "step": null, "sha256": {}}', '{"format": 1, "step": 1, "sha256": []}'),
+    ],
+)
 def test_a_damaged_state_is_named(place: Path, text: str) -> None:
     (place / "state.json").write_text(text)
     with pytest.raises(CheckpointError, match="last"):

@@ -15,7 +15,7 @@ import plait.tasks
 from plait.config import Evaluation, Recipe
 from plait.data import create
 from plait.data.sample import DataSet
-from plait.errors import DataError
+from plait.errors import ConfigurationError, DataError
 from plait.models.predictions import Predictions
 from plait.training.evaluate import activated, constant_scores, evaluate, starts
 from plait.training.run import make_network
@@ -203,3 +203,13 @@ def test_selection_keeps_to_its_criterion() -> None:
         True,
         False,
     ]
+
+
+def test_selection_begins_anywhere_but_with_nothing() -> None:
+    from_zero = Selection(TASKS, "relative")
+    assert from_zero.improved(0, numbers(0.0, 9.0))
+    assert from_zero.improved(1, numbers(0.009, 0.5))
+    assert not from_zero.improved(2, numbers(0.01, 9.0)), "a thousandth from 0 outweighs no metres"
+    for criterion in ("relative", "depth.rmse"):
+        with pytest.raises(ConfigurationError, match=f"'{criterion}' is undefined on the validation split"):
+            Selection(TASKS, criterion).improved(0, numbers(0.1, math.nan))

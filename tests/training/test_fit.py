@@ -1,5 +1,6 @@
 """Training runs: resumed to the bit, refused when foreign, honest about trouble."""
 
+import dataclasses
 import errno
 import json
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from plait.errors import CheckpointError, ConfigurationError, DataError, NonFini
 from plait.training import checkpoint, fit
 from plait.training import session as sessions
 from plait.training.checkpoint import read_tensors
+from plait.training.evaluate import evaluate
 from plait.training.fit import train
 from plait.training.logs import read_log
 from plait.training.run import load_run
@@ -225,6 +227,85 @@ def test_an_unreadable_image_loses_nothing(
     assert checkpoint.read(tmp_path / "run/checkpoints/last").step == 3
     train(recipe, tmp_path / "run", progress=False)
     assert_same_bits(tmp_path / "whole", tmp_path / "run")
+
+
+def test_an_unreadable_validation_image_loses_nothing(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(
+        **{"training.checkpoint_every": 100, "training.validate_every": 2, "training.keep": "best"}
+    )
+    train(recipe, tmp_path / "whole", progress=False)
+    seen: list[int] = []
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        seen.append(1)
+        if len(seen) == 2:
+            raise DataError("room 9: the image is truncated")
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(fit, "evaluate", broken)
+    with pytest.raises(DataError, match="room 9"):
+        train(recipe, tmp_path / "run", progress=False)
+    assert checkpoint.read(tmp_path / "run/checkpoints/last").step == 4
+    train(recipe, tmp_path / "run", progress=False)
+    assert_same_bits(tmp_path / "whole", tmp_path / "run")
+    whole, run = ([r for r in read_log(tmp_path / n) if "validation" in r] for n in ("whole", "run"))
+    assert [row["step"] for row in run] == [2, 4, 6]
+    assert run == whole
+
+
+def test_means_in_the_log_are_over_the_steps_that_had_the_task(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = sessions.Session.place
+
+    def without_depth(self: sessions.Session, batch: Any) -> Any:
+        placed = original(self, batch)
+        if self.step % 2:
+            targets = {name: target for name, target in placed.targets.items() if name != "depth"}
+            present = {**placed.present, "depth": torch.zeros(4, dtype=torch.bool)}
+            placed = dataclasses.replace(placed, targets=targets, present=present)
+        return placed
+
+    monkeypatch.setattr(sessions.Session, "place", without_depth)
+    every = train(make_recipe(), tmp_path / "every", progress=False).log
+    losses = [row["loss"]["depth"] for row in every]
+    assert [loss is None for loss in losses] == [False, True] * 3
+    assert [row["weight"]["depth"] for row in every] == [1.0, None] * 3
+    recipe = make_recipe(**{"training.log_every": 6, "training.checkpoint_every": 6})
+    (row,) = train(recipe, tmp_path / "one", progress=False).log
+    assert row["loss"]["depth"] == pytest.approx(sum(losses[::2]) / 3)
+    assert row["weight"] == {"semantic": 1.0, "depth": 1.0}
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"choices": 3}'])
+def test_a_damaged_environment_is_named(make_recipe: MakeRecipe, tmp_path: Path, damage: str) -> None:
+    recipe = make_recipe()
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "run", progress=killed_after(3))
+    (tmp_path / "run/environment.json").write_text(damage)
+    with pytest.raises(DataError, match=r"environment\.json, but it cannot be read"):
+        train(recipe, tmp_path / "run", progress=False)
+
+
+def test_a_file_in_the_folders_place_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(ConfigurationError, match="is a file: choose another"):
+        train(make_recipe(), tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize("change", [{"selection": {}}, {"seconds": None}, {"sha256": {}}])
+def test_a_damaged_state_of_a_run_is_named(
+    make_recipe: MakeRecipe, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    recipe = make_recipe()
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "run", progress=killed_after(3))
+    path = tmp_path / "run/checkpoints/last/state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(CheckpointError, match=r"state\.json is damaged"):
+        train(recipe, tmp_path / "run", progress=False)
 
 
 def test_a_full_disk_loses_nothing_that_was_saved(

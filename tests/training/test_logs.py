@@ -1,5 +1,6 @@
 """The log survives kills, and averages lead."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from plait.errors import MissingExtraError
-from plait.training import logs
+from plait.errors import MissingExtraError, PlaitError
+from plait.training import checkpoint, logs
 from plait.training.averages import WeightAverage
 from plait.training.logs import Log, make_trackers, read_log
 
@@ -26,6 +27,20 @@ def test_a_log_is_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     assert (tmp_path / "log.csv").read_text() == "step,loss.depth\n1,0.5\n2,1.0\n3,1.5\n4,\n"
     Log(tmp_path, ["step"])
     assert read_log(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_leaves_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Log(tmp_path, ["step"]).add({"step": 1})
+
+    def full(path: Path, content: bytes) -> None:
+        path.write_bytes(content[:3])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_durably", full)
+    with pytest.raises(PlaitError, match="the disk is full"):
+        Log(tmp_path, ["step"], step=1)
+    assert read_log(tmp_path) == [{"step": 1}]
+    assert (tmp_path / "log.csv").read_text() == "step\n1\n"
 
 
 def test_every_line_is_json(tmp_path: Path) -> None:

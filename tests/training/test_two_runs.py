@@ -14,6 +14,7 @@ from plait.config import Evaluation, Recipe, dump
 from plait.training.checkpoint import read_tensors
 from plait.training.evaluate import evaluate
 from plait.training.fit import train
+from plait.training.run import load_run
 from plait.training.scores import Scores
 
 MakeRecipe = Callable[..., Recipe]
@@ -21,27 +22,27 @@ MakeRecipe = Callable[..., Recipe]
 EVALUATE = """
 import sys, torch
 torch.set_num_threads(1)
-from accelerate import PartialState
+from plait.training.processes import join, leave
 from plait.config import Evaluation
 from plait.training.evaluate import evaluate
 from plait.training.run import load_run
 
-state = PartialState(cpu=True)
+state = join()
 run = load_run(sys.argv[1])
 scores = evaluate(run.model(), run.dataset("train"), evaluation=Evaluation(batch_size=2))
 scores.save(f"{sys.argv[2]}/{state.process_index}.json")
-state.destroy_process_group()
+leave()
 """
 TRAIN = """
 import sys, torch
 torch.set_num_threads(1)
-from accelerate import PartialState
+from plait.training.processes import join, leave
 from plait.config import load_recipe
 from plait.training.fit import train
 
-state = PartialState(cpu=True)
+state = join()
 train(load_recipe(sys.argv[1]), sys.argv[2], progress=False)
-state.destroy_process_group()
+leave()
 """
 
 
@@ -84,6 +85,41 @@ def test_processes_do_not_change_a_score(make_recipe: MakeRecipe, tmp_path: Path
         together = Scores.load(tmp_path / f"{rank}.json")
         for task, numbers in alone.items():
             assert together[task] == pytest.approx(numbers, rel=1e-6, nan_ok=True)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_command(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(**{"model.frozen_norm": True, "optimizer.name": "sgd"})
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    command = [
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *("-m", "plait", "train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "two")),
+    ]
+    done = subprocess.run(
+        [sys.executable, *command],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    one = train(recipe, tmp_path / "one", progress=False)
+    two = load_run(tmp_path / "two")
+    assert two.environment["processes"] == 2
+    for task, numbers in one.scores.items():
+        assert two.scores[task] == pytest.approx(numbers, rel=1e-3, nan_ok=True)
+
+
+@pytest.mark.slow
+def test_processes_validate_the_network_that_is_kept(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Running statistics, and their averages, differ between processes until the first one's are taken."""
+    recipe = make_recipe(**{"training.ema": 0.5, "training.keep": "best", "training.criterion": "depth.rmse"})
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    in_processes(TRAIN, tmp_path / "recipe.yaml", tmp_path / "two")
+    run = load_run(tmp_path / "two")
+    told = {row["step"]: row["validation"]["depth"]["rmse"] for row in run.log if "validation" in row}
+    assert run.evaluate("val")["depth"]["rmse"] == pytest.approx(min(told.values()), rel=1e-6)
 
 
 @pytest.mark.slow

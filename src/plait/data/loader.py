@@ -149,41 +149,34 @@ class _Source:
         fields = _stacked_labels(samples, {task.label: task.label_type for task in self.tasks})
         return Batch(
             images=torch.from_numpy(images),
-            targets={task.name: fields[task.label][0] for task in self.tasks if task.label in fields},
-            present={
-                task.name: fields[task.label][1]
-                if task.label in fields
-                else torch.zeros(len(samples), dtype=torch.bool)
-                for task in self.tasks
-            },
+            targets={task.name: fields[task.label] for task in self.tasks if task.label in fields},
+            present={task.name: _counted(task, fields.get(task.label), len(samples)) for task in self.tasks},
             ids=[sample.id for sample in samples],
             geometry=[sample.geometry for sample in samples],
             labels=labels,
         )
 
 
-def _stacked_labels(
-    samples: Sequence[Sample], types: Mapping[str, type[Label]]
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """``{label: ([B, C, H, W], known anywhere [B])}`` of the labels that a sample has."""
+def _stacked_labels(samples: Sequence[Sample], types: Mapping[str, type[Label]]) -> dict[str, Tensor]:
+    """``{label: [B, C, H, W]}`` of the labels that a sample has."""
     stacked = {}
     for name, label_type in types.items():
-        if not any(name in sample.targets for sample in samples):
-            continue
-        maps = [
-            sample.targets[name].as_subclass(Tensor)
-            if name in sample.targets
-            else label_type.unknown_like(sample.image.shape[-2], sample.image.shape[-1])
-            for sample in samples
-        ]
-        present = torch.tensor([_known_anywhere(label_type, target) for target in maps])
-        stacked[name] = (torch.stack(maps), present)
+        if any(name in sample.targets for sample in samples):
+            maps = [
+                sample.targets[name].as_subclass(Tensor)
+                if name in sample.targets
+                else label_type.unknown_like(sample.image.shape[-2], sample.image.shape[-1])
+                for sample in samples
+            ]
+            stacked[name] = torch.stack(maps)
     return stacked
 
 
-def _known_anywhere(label_type: type[Label], target: Tensor) -> bool:
-    # Almost always one of a few pixels is known, which saves looking at all of them.
-    return any(bool(label_type.known(part).any()) for part in (target[..., ::16, ::16], target))
+def _counted(task: Task, target: Tensor | None, samples: int) -> Tensor:
+    """Whether each sample counts in the task's loss, bool ``[B]``: one of unknown pixels alone does not."""
+    if target is None:
+        return torch.zeros(samples, dtype=torch.bool)
+    return torch.stack([task.loss.counts(one[None]).any() for one in target])
 
 
 def check_sample(sample: Sample, tasks: Sequence[Task]) -> None:

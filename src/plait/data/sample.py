@@ -51,7 +51,7 @@ class Batch:
         images: float32 ``[B, 3, H, W]``, normalised with the backbone's statistics.
         targets: ``{task: [B, C, H, W]}`` for the tasks that at least one sample is labelled for; the
             samples without that label are unknown everywhere.
-        present: ``{task: bool [B]}`` for every task: whether the sample has one known pixel.
+        present: ``{task: bool [B]}`` for every task: whether the sample has anything that its loss counts.
         ids: The samples' names.
         geometry: How each image came from its file.
         labels: For evaluation: ``{task: [C, h, w]}`` a sample, at the label's own size; else empty.

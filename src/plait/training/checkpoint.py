@@ -112,9 +112,9 @@ def read(place: Path, tasks: Sequence[Task] | None = None, files: Sequence[str] 
         raise CheckpointError(f"{place} holds no complete checkpoint: expected {STATE} and its tensors")
     try:
         state = json.loads((found / STATE).read_bytes())
-        digests = dict(state["sha256"])
-        form = state["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        digests = {str(name): str(digest) for name, digest in state["sha256"].items()}
+        form, _ = state["format"], int(state["step"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{found / STATE} is damaged ({error}); remove the folder to start again"
         ) from None
@@ -142,18 +142,21 @@ def read_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    if content[:2] == b"PK" or (content[:1] == b"\x80" and content[1:2] in b"\x02\x03\x04\x05"):
-        raise CheckpointError(
-            f"{path} is a pickle, which may run code when it is opened; expected safetensors"
-        )
-    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
-        raise CheckpointError(
-            f"{path} is damaged: {len(content)} bytes that differ from what was written; take another copy"
-        )
+    damaged = digest is not None and hashlib.sha256(content).hexdigest() != digest
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(content)
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a complete safetensors file: {error}") from error
+        # Only now: the length that a safetensors file begins with can look like a pickle's first bytes.
+        if content[:2] == b"PK" or (content[:1] == b"\x80" and content[1:2] in b"\x02\x03\x04\x05"):
+            raise CheckpointError(
+                f"{path} is a pickle, which may run code when it is opened; expected safetensors"
+            ) from None
+        if not damaged:
+            raise CheckpointError(f"{path} is not a complete safetensors file: {error}") from error
+    if damaged:
+        raise CheckpointError(
+            f"{path} is damaged: {len(content)} bytes that differ from what was written; take another copy"
+        )
     return tensors
 
 

@@ -4,14 +4,15 @@ There is no DistributedDataParallel wrapper. Losses are divided by global counts
 share of the loss and gradients are *summed*, once, after the backward pass. Gradient rules reduce their
 per-task gradients themselves, which a wrapper that hooks into ``backward`` could not do.
 
-Whoever starts the processes (``accelerate.PartialState``, ``torchrun``) has initialised
-``torch.distributed``. Tensors on the processor travel through gloo, those on a device through its backend.
+``torch.distributed`` must be initialised: :func:`plait.training.processes.join` does it where ``torchrun``
+started the processes. Tensors on the processor travel through gloo, those on a device through its backend.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -65,6 +66,15 @@ def anywhere(flags: Sequence[bool]) -> list[bool]:
         return list(flags)
     found: list[int] = reduce_sum(torch.tensor(flags, dtype=torch.int32)).tolist()
     return [count > 0 for count in found]
+
+
+def gathered(names: Sequence[str]) -> list[str]:
+    """The names that all processes give, in the order of processes. It waits."""
+    if world_size() == 1:
+        return list(names)
+    lists: list[Any] = [None] * world_size()
+    dist.all_gather_object(lists, list(names), group=_group(torch.empty(0)))
+    return [name for part in lists for name in part]
 
 
 def reduce_gradients(parameters: Iterable[nn.Parameter], *, but: Collection[nn.Parameter] = ()) -> None:

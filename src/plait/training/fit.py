@@ -20,11 +20,12 @@ from plait.errors import ConfigurationError, PlaitError
 from plait.models.network import MultiTaskNetwork
 from plait.registry import nearest
 from plait.training.checkpoint import explained_full_disk, find, write_atomically
-from plait.training.distributed import broadcast_buffers, rank, world_size
+from plait.training.distributed import rank, world_size
 from plait.training.environment import environment
 from plait.training.evaluate import evaluate
 from plait.training.journal import Journal, Progress, nested, shown
 from plait.training.logs import flat
+from plait.training.processes import join
 from plait.training.run import ENVIRONMENT, RECIPE, SCORES, Run, load_run, make_network
 from plait.training.selection import split_loss
 from plait.training.session import Session, Stopwatch, make_trial
@@ -55,7 +56,7 @@ def train(recipe: Recipe, out: Path | str, *, resume: bool = True, progress: boo
         NonFiniteLossError: If a loss is not finite and ``training.non_finite`` is ``stop``.
         PlaitError: If the disk is full, or an image cannot be read; what was done is kept.
     """
-    processes, run = PartialState(), Run(Path(out), recipe)
+    processes, run = join(), Run(Path(out), recipe)
     claim(run, resume, processes)
     if run.finished:
         return run
@@ -86,7 +87,15 @@ def fit(session: Session, run: Run, tell: Progress) -> None:
         ended = session.step == training.steps
         return any(every is not None and (ended or session.step % every == 0) for every in intervals)
 
+    def look() -> None:
+        if due(validates) and session.validated < session.step:
+            watch.check()
+            with kept_on_error(session, last):
+                row = validate(session, run)
+            journal.line({"step": session.step, **row})
+
     session.model.train()
+    look()  # the last session may have ended in the middle of it
     while session.step < training.steps:
         with Stopwatch(session):
             with kept_on_error(session, last):
@@ -108,9 +117,7 @@ def fit(session: Session, run: Run, tell: Progress) -> None:
         journal.add(report)
         if due(training.log_every, training.checkpoint_every):
             journal.write()
-        if due(validates):
-            watch.check()
-            journal.line({"step": session.step, **validate(session, run)})
+        look()
         if due(training.checkpoint_every):
             watch.check()
             session.save(last)
@@ -145,7 +152,7 @@ def validate(session: Session, run: Run) -> dict[str, Any]:
     """
     recipe = run.recipe
     dataset = run.dataset(recipe.data.validation_split)
-    broadcast_buffers(session.model)
+    session.agree()
     row: dict[str, Any] = {}
     loss = None
     with session.weights_to_use():
@@ -162,7 +169,8 @@ def validate(session: Session, run: Run) -> dict[str, Any]:
             row["validation_loss"], loss = nested(losses), sum(losses.values())
     if session.balancer.needs.scores:
         session.balancer.see_scores(scores)
-    if session.selection.improved(session.step, scores, loss) and recipe.training.keep == "best":
+    session.validated = session.step
+    if recipe.training.keep == "best" and session.selection.improved(session.step, scores, loss):
         session.save(run.path / "checkpoints" / "best")
     return row
 
@@ -180,7 +188,7 @@ def claim(run: Run, resume: bool, processes: PartialState) -> None:
     """Makes the run's folder, or checks that it holds a run of the same recipe.
 
     Raises:
-        ConfigurationError: If it holds another run, or any run without ``resume``.
+        ConfigurationError: If it holds another run, or any run without ``resume``, or is a file.
     """
     if processes.is_main_process:
         if (run.path / RECIPE).is_file():
@@ -196,6 +204,10 @@ def claim(run: Run, resume: bool, processes: PartialState) -> None:
                     f"choose another folder"
                 )
         else:
+            if run.path.exists() and not run.path.is_dir():
+                raise ConfigurationError(
+                    f"expected a folder for the run, but {run.path} is a file: choose another"
+                )
             with explained_full_disk(f"the run's folder {run.path}"):
                 run.path.mkdir(parents=True, exist_ok=True)
                 write_atomically(run.path / RECIPE, dump(run.recipe))
@@ -232,7 +244,7 @@ def settled(run: Run, model: MultiTaskNetwork, processes: PartialState) -> Choic
             with explained_full_disk(f"{path}"):
                 write_atomically(path, json.dumps(told, indent=1) + "\n")
     processes.wait_for_everyone()
-    return Choices(**json.loads(path.read_text(encoding="utf-8"))["choices"])
+    return Choices(**run.environment["choices"])
 
 
 def make_augmentation(options: Mapping[str, Any]) -> Augmentation:

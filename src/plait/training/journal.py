@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,9 @@ from plait.training.logs import Log, flat, make_trackers
 from plait.training.run import Run
 from plait.training.session import Session
 from plait.training.step import StepReport
+
+ABOUT = ("step", "lr", "seconds", "images_per_second")
+"""What each line of the log begins with; numbers that were measured follow."""
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """Called with the steps made, the steps in all, and the mean loss of each task since the last call."""
@@ -41,24 +45,31 @@ class Journal:
             self.log = Log(run.path, columns(run.tasks, validates=validates), step=session.step)
             self.trackers = make_trackers(run.recipe.training.trackers, run.path, plain(run.recipe))
         self.sums: dict[str, Tensor] = {}
+        self.steps: Counter[str] = Counter()
         self.written = session.step, session.seconds
 
     def add(self, report: StepReport) -> None:
-        """Takes note of a step."""
-        names = [task.name for task in self.run.tasks]
-        values = {f"loss.{name}": report.losses[name] for name in names}
-        values |= {f"weight.{name}": weight for name, weight in zip(names, report.weights, strict=True)}
-        values["grad_norm"] = report.grad_norm
+        """Takes note of a step; a task that was absent from it has no part in its means."""
+        values = {"grad_norm": report.grad_norm}
+        for task, weight, present in zip(self.run.tasks, report.weights, report.present, strict=True):
+            if present:
+                values |= {f"loss.{task.name}": report.losses[task.name], f"weight.{task.name}": weight}
         for name, tensor in values.items():
             value = tensor.detach()
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        self.steps.update(values.keys())
 
     def write(self) -> None:
-        """Writes a line of means over the steps since the last one; none if there was no step."""
+        """Writes a line of means over the steps since the last one; none if there was no step.
+
+        A task that was absent from all of them has null.
+        """
         session, (step, seconds) = self.session, self.written
         steps = session.step - step
         if steps == 0:
             return
+        measured = columns(self.run.tasks, validates=False)[len(ABOUT) :]
+        means = {n: float(self.sums[n]) / self.steps[n] if n in self.sums else math.nan for n in measured}
         row: dict[str, Any] = {
             "step": session.step,
             "lr": session.lr,
@@ -66,9 +77,9 @@ class Journal:
             "images_per_second": round(
                 steps * self.run.recipe.training.batch_size / max(session.seconds - seconds, 1e-9), 2
             ),
-            **nested({name: float(total) / steps for name, total in self.sums.items()}),
+            **nested(means),
         }
-        self.sums, self.written = {}, (session.step, session.seconds)
+        self.sums, self.steps, self.written = {}, Counter(), (session.step, session.seconds)
         self.line(row)
         self.tell(session.step, self.run.recipe.training.steps, row["loss"])
 
@@ -91,8 +102,7 @@ def columns(tasks: Sequence[Task], *, validates: bool) -> list[str]:
     by_task = [f"{kind}.{task.name}" for kind in ("loss", "weight") for task in tasks]
     scores = [f"validation.{t.name}.{m.name}" for t in tasks if not t.auxiliary for m in t.measures]
     losses = [f"validation_loss.{task.name}" for task in tasks]
-    named = ["step", "lr", "seconds", "images_per_second", "grad_norm", *by_task]
-    return [*named, *(scores + losses if validates else [])]
+    return [*ABOUT, "grad_norm", *by_task, *(scores + losses if validates else [])]
 
 
 def nested(numbers: Mapping[str, float]) -> dict[str, Any]:

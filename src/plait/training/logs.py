@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plait.errors import MissingExtraError
-from plait.training.checkpoint import explained_full_disk
+from plait.training.checkpoint import explained_full_disk, write_atomically
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker  # type: ignore[import-untyped]
@@ -33,9 +33,9 @@ class Log:
         self.columns = list(columns)
         kept = [row for row in read_log(folder) if row["step"] <= step] if step else []
         with explained_full_disk(f"the log in {folder}"):
-            self.json_path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            write_atomically(self.json_path, "".join(json.dumps(row) + "\n" for row in kept))
             table = ",".join(self.columns) + "\n" + "".join(map(self.csv_line, kept))
-            self.csv_path.write_text(table, encoding="utf-8")
+            write_atomically(self.csv_path, table)
 
     def add(self, row: Row) -> None:
         """Appends a line; it is in the files when this returns."""

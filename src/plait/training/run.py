@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait import config
 from plait.config import Recipe
-from plait.errors import ConfigurationError
+from plait.errors import ConfigurationError, DataError
 from plait.training.logs import read_log
 from plait.training.scores import Scores
 
@@ -74,9 +74,20 @@ class Run:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What it ran on."""
-        found: dict[str, Any] = json.loads((self.path / ENVIRONMENT).read_text(encoding="utf-8"))
-        return found
+        """What it ran on, and what was chosen at its start.
+
+        Raises:
+            DataError: If the file is not there or damaged.
+        """
+        path = self.path / ENVIRONMENT
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return {**found, "choices": dict(found["choices"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"expected what the run ran on in {path}, but it cannot be read ({error!r}): "
+                f"remove the run's folder to start again"
+            ) from None
 
     @property
     def checkpoint(self) -> Path:

@@ -29,7 +29,7 @@ class Selection:
 
     Criteria: ``loss`` is the sum of the tasks' losses over the split; ``task.measure`` is one number of it;
     ``relative`` is the mean over tasks of how much the headline measure has improved on the first
-    validation, in its own direction, relative to its size there.
+    validation, in its own direction, relative to its size there (to 1 where that was 0).
 
     Attributes:
         tasks: The tasks that are reported.
@@ -54,10 +54,20 @@ class Selection:
             )
 
     def improved(self, step: int, scores: Numbers, loss: float | None = None) -> bool:
-        """Takes note of a validation; whether it is the best so far. Undefined (NaN) numbers never are."""
+        """Takes note of a validation; whether it is the best so far. Undefined (NaN) numbers never are.
+
+        Raises:
+            ConfigurationError: If the first validation leaves the criterion undefined: then all would.
+        """
+        begins = not self.first
         if not self.first:
             self.first = {task.name: scores[task.name][task.headline.name] for task in self.tasks}
         value = self.value(scores, loss)
+        if math.isnan(value) and begins:
+            raise ConfigurationError(
+                f"training.criterion {self.criterion!r} is undefined on the validation split, where a task "
+                f"has no known label: choose another criterion, or training.keep: last"
+            )
         if math.isnan(value) or (self.best is not None and value <= self.best):
             return False
         self.best, self.step = value, step
@@ -76,7 +86,7 @@ class Selection:
     def gain(self, task: Task, scores: Numbers) -> float:
         """How much better than at first a task's headline measure is, relative to its size then."""
         first, now = self.first[task.name], scores[task.name][task.headline.name]
-        return sign(task, task.headline.name) * (now - first) / max(abs(first), 1e-12)
+        return sign(task, task.headline.name) * (now - first) / (abs(first) or 1.0)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""

@@ -16,11 +16,12 @@ import plait.balancing
 from plait import config
 from plait.config import Recipe
 from plait.data.sample import Batch
+from plait.errors import CheckpointError
 from plait.models.network import MultiTaskNetwork
 from plait.tasks.objective import losses as task_losses
 from plait.training import checkpoint
 from plait.training.averages import WeightAverage
-from plait.training.distributed import broadcast_buffers, rank
+from plait.training.distributed import broadcast_, broadcast_buffers, rank
 from plait.training.optimizers import make_optimizer, set_learning_rate
 from plait.training.precision import LossScaler, autocast
 from plait.training.schedules import factor
@@ -37,6 +38,7 @@ class Session:
 
     Attributes:
         step: Updates made so far.
+        validated: How many there were at the last validation.
         lr: Learning rate of the last of them.
         seconds: Wall time of training so far, over all sessions.
         cpu_seconds: Processor time of it, of this process.
@@ -59,6 +61,7 @@ class Session:
         reported = [task for task in model.tasks if not task.auxiliary]
         self.selection = Selection(reported, recipe.training.criterion)
         self.step = 0
+        self.validated = 0
         self.lr = 0.0
         self.seconds = 0.0
         self.cpu_seconds = 0.0
@@ -111,9 +114,17 @@ class Session:
         """The network with the weights that count: their average, where the run keeps one."""
         return nullcontext() if self.average is None else self.average.applied(self.model)
 
+    def agree(self) -> None:
+        """Gives all processes the running statistics of the first, and their average."""
+        broadcast_buffers(self.model)
+        if self.average is not None:
+            for name, _ in self.model.named_buffers():
+                if name in self.average.values:
+                    broadcast_(self.average.values[name])
+
     def save(self, place: Path) -> None:
         """Writes a checkpoint (the first process does); all processes must call it."""
-        broadcast_buffers(self.model)
+        self.agree()
         if rank() != 0:
             return
         training = {
@@ -131,6 +142,7 @@ class Session:
             {"model": weights, "training": training},
             {
                 "step": self.step,
+                "validated": self.validated,
                 "tasks": checkpoint.described_tasks(self.model.tasks),
                 "seconds": self.seconds,
                 "cpu_seconds": self.cpu_seconds,
@@ -148,6 +160,11 @@ class Session:
             return False
         found = checkpoint.read(place, self.model.tasks)
         model_file, training_file = (str(found.place / f"{n}.safetensors") for n in ("model", "training"))
+        if missing := {"model", "training"} - found.tensors.keys():
+            raise CheckpointError(
+                f"{found.place / checkpoint.STATE} is damaged: it names no {', '.join(sorted(missing))} "
+                f"file; remove the folder to start again"
+            )
         weights, training = found.tensors["model"], found.tensors["training"]
         if self.average is not None:
             for name, value in self.average.values.items():
@@ -159,9 +176,15 @@ class Session:
             checkpoint.restore(self.scaler, checkpoint.under("scaler", training), training_file)
         checkpoint.restore_optimizer(self.optimizer, checkpoint.under("optimizer", training), training_file)
         self.step = found.step
-        self.seconds = float(found.state["seconds"])
-        self.cpu_seconds = float(found.state["cpu_seconds"])
-        self.selection.restore(found.state["selection"])
+        try:
+            self.validated = int(found.state["validated"])
+            self.seconds = float(found.state["seconds"])
+            self.cpu_seconds = float(found.state["cpu_seconds"])
+            self.selection.restore(found.state["selection"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{found.place / checkpoint.STATE} is damaged ({error!r}); remove the folder to start again"
+            ) from None
         return True
 
 

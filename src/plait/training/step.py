@@ -19,7 +19,7 @@ from plait.models.network import MultiTaskNetwork
 from plait.models.predictions import Predictions
 from plait.tasks.base import Task
 from plait.tasks.objective import losses as task_losses
-from plait.training.distributed import anywhere, reduce_gradients, reduce_sum
+from plait.training.distributed import anywhere, gathered, reduce_gradients, reduce_sum
 from plait.training.precision import LossScaler, Precision, autocast
 
 logger = logging.getLogger(__name__)
@@ -304,7 +304,7 @@ class NonFiniteWatch:
             self.check()
 
     def check(self) -> None:
-        """Reads the flags of the steps since the last time.
+        """Reads the flags of the steps since the last time; all processes must call it.
 
         Raises:
             NonFiniteLossError: If one was not finite and the policy is to stop.
@@ -319,7 +319,7 @@ class NonFiniteWatch:
             if updated or (report.scaled and not bad):
                 continue
             what = f"the loss or gradient of {', '.join(bad)}" if bad else "the gradient of the sum"
-            sentence = f"{what} was not finite at step {step} (images {', '.join(report.ids)})"
+            sentence = f"{what} was not finite at step {step} (images {', '.join(gathered(report.ids))})"
             if self.policy == "stop":
                 raise NonFiniteLossError(
                     f"{sentence}: look at these labels, lower the learning rate or clip the gradient; "
