@@ -1,6 +1,8 @@
 """The quickstart: like with like, in processes of their own, and never twice the same work."""
 
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from plait.config import Recipe, plain
 from plait.errors import ConfigurationError, PlaitError
@@ -76,6 +79,18 @@ def test_a_failure_is_told_in_the_words_of_the_training(
     recipes = {tmp_path / name: recipe for name, recipe in main_job.arms(0.1).items()}
     with pytest.raises(PlaitError, match=f"training {main_job.MULTI_TASK} failed: the disk is full"):
         main_job.train_all(recipes, None)
+
+
+def test_progress_shows_steps_rate_and_time_left_in_eighty_columns(tmp_path: Path) -> None:
+    recipes = {tmp_path / name: recipe for name, recipe in main_job.arms(5.0).items()}
+    seen = io.StringIO()
+    with main_job.bars(recipes, Console(file=seen, width=80, force_terminal=True, color_system=None)) as show:
+        for run in recipes:
+            run.mkdir()
+            (run / "log.jsonl").write_text('{"step": 17, "images_per_second": 12.34}\n{"step": 18, "ima')
+        show()
+    for run in recipes:
+        assert re.search(rf"{run.name} .*17/250 12\.3 images/s [-0-9:]+ *$", seen.getvalue(), re.MULTILINE)
 
 
 @pytest.mark.slow

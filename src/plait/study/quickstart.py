@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plait.config import Recipe, dump, load_recipe, replace
 from plait.errors import ConfigurationError, PlaitError
@@ -154,40 +154,46 @@ def last_words(run: Path) -> str:
     return lines[-1].removeprefix("plait: ") if lines else "it printed nothing and ended"
 
 
-def step_of(run: Path) -> int:
-    """The last step in a run's log; 0 before the first."""
+def last_line(run: Path) -> dict[str, Any]:
+    """The last whole line of a run's log; empty before the first."""
     try:
         with (run / "log.jsonl").open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
             lines = file.read().splitlines()
     except OSError:
-        return 0
+        return {}
     for line in reversed(lines):
         try:
-            return int(json.loads(line)["step"])
-        except (ValueError, KeyError, TypeError):
+            return dict(json.loads(line))
+        except (ValueError, TypeError):
             continue  # a line that is being written
-    return 0
+    return {}
 
 
 @contextmanager
 def bars(recipes: Mapping[Path, Recipe], console: Console | None) -> Iterator[Callable[[], None]]:
-    """A progress bar a run; yields the function that brings them up to date."""
+    """Steps, rate and time left of each run; yields the function that brings them up to date."""
     if console is None:
         yield lambda: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+    )  # fmt: skip
     with Progress(*columns, console=console) as progress:
         rows = {
-            run: progress.add_task(run.name, total=recipe.training.steps) for run, recipe in recipes.items()
+            run: progress.add_task(run.name, total=recipe.training.steps, rate="")
+            for run, recipe in recipes.items()
         }
 
         def show() -> None:
             for run, row in rows.items():
-                done = recipes[run].training.steps if finished(run) else step_of(run)
-                progress.update(row, completed=done)
+                line = last_line(run)
+                done = recipes[run].training.steps if finished(run) else line.get("step", 0)
+                rate = f"{line['images_per_second']:.1f} images/s" if "images_per_second" in line else ""
+                progress.update(row, completed=done, rate=rate)
 
         show()
         yield show
