@@ -16,6 +16,7 @@ from plait.data.rooms.assembly import ATLAS, Assembly, assemble
 from plait.data.rooms.build import encode_labels
 from plait.data.rooms.camera import Camera, look, sample
 from plait.data.rooms.classes import CLASS_ID, CLASSES, FIXED
+from plait.data.rooms.dataset import CONVERT
 from plait.data.rooms.labels import Labels, RayCaster, edges, saliency
 from plait.data.rooms.layout import Room
 
@@ -210,3 +211,10 @@ def test_unknown_pixels_are_stored_as_zero_depth_and_no_normal() -> None:
     np.testing.assert_array_equal(depth[:, 0], [0, 2000, 2000, 2000])
     np.testing.assert_array_equal(normals[0], 0)
     assert normals[1:].any(-1).all()
+
+
+def test_an_object_of_any_id_is_known_when_read_and_only_zero_is_not() -> None:
+    stored = np.array([[[0, 1, 254, 255, 256, 65535]]], dtype=np.uint16)
+    read = CONVERT["instances"](stored)
+    assert type(read).known(read).tolist() == [[[False, True, True, True, True, True]]]
+    assert read.tolist() == [[[255, 1, 254, 256, 257, 65536]]]

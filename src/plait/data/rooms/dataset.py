@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from plait.data import files
 from plait.data.cache import VERSION, DecodedField
-from plait.data.labels import Depth, Label, Mask, Normals, Semantic
+from plait.data.labels import UNKNOWN_CLASS, Depth, Label, Mask, Normals, Semantic
 from plait.data.sample import Geometry, Sample
 from plait.errors import ConfigurationError, DataError
 from plait.registry import nearest
@@ -57,12 +57,14 @@ class Rooms:
     ========= ============================================== =============================================
     image     WebP, RGB                                      uint8 ``[3, H, W]``
     semantic  PNG u8, 255 unknown                            :class:`Semantic`, ids into ``classes``
-    instances PNG u16, an id a solid                         :class:`Semantic`, ids without class names
+    instances PNG u8 or u16, an id an object, 0 unknown      :class:`Semantic`, ids without class names
     depth     PNG u16, millimetres, 0 unknown                :class:`Depth`, metres
     normals   PNG RGB, n = v / 127.5 - 1, (0, 0, 0) unknown  :class:`Normals`, made unit length again
     edges     PNG u8, 0 or 255                               :class:`Mask`
     saliency  PNG u8, 0 or 255                               :class:`Mask`
     ========= ============================================== =============================================
+
+    An object's id is one higher in memory than in the file from 255 on: 255 is what is unknown in memory.
 
     Args:
         split: ``train``, ``val`` or ``test``.
@@ -206,6 +208,13 @@ def _semantic(stored: Array) -> Label:
     return Semantic(torch.from_numpy(stored.astype(np.int64)))
 
 
+def _instances(stored: Array) -> Label:
+    ids = stored.astype(np.int64)
+    ids += ids >= UNKNOWN_CLASS  # an object's id must not read as unknown
+    ids[stored == 0] = UNKNOWN_CLASS
+    return Semantic(torch.from_numpy(ids))
+
+
 def _depth(stored: Array) -> Label:
     metres = stored.astype(np.float32)
     metres *= np.float32(1e-3)
@@ -231,7 +240,7 @@ def _mask(stored: Array) -> Label:
 
 CONVERT = {
     "semantic": _semantic,
-    "instances": _semantic,
+    "instances": _instances,
     "depth": _depth,
     "normals": _normals,
     "edges": _mask,
