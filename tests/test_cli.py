@@ -1,10 +1,20 @@
 """The command line answers in one sentence, and its help is complete."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from plait import cli
 from plait.cli import main, make_parser
+from plait.testing import write_tiny_rooms
+
+RECIPE = """
+tasks: {depth: {kind: depth}}
+model: {backbone: test_resnet, pretrained: false, decoder: {name: independent, head: linear}}
+augmentation: {size: [32, 32]}
+training: {steps: 1, batch_size: 2, threads: 1}
+"""
 
 
 @pytest.mark.parametrize(
@@ -23,6 +33,12 @@ from plait.cli import main, make_parser
         (["evaluate", "/nonexistent"], "/nonexistent"),
         (["report", "/nonexistent"], "/nonexistent"),
         (["quickstart", "--minutes", "soon"], "invalid float value: 'soon'"),
+        (["train", "quickstart", "--evaluation.size", "128"], "or null, got 128"),
+        (["train", "--training.steps", "3"], "the following arguments are required: RECIPE"),
+        (["train", "--training.steps", "3", "rooms_sharde"], "did you mean 'rooms_shared'?"),
+        (["evaluate", "runs/a", "--evaluation.flip", "true"], "unknown argument '--evaluation.flip'"),
+        (["data", "show", "rooms", "--samples", "-1"], "at least 1 sample to draw, got -1"),
+        (["evaluate", "/runs/[bold]a/[/b]/:cat:"], "/runs/[bold]a/[/b]/:cat: is not a run"),
     ],
 )
 def test_wrong_input_is_answered_in_one_sentence(
@@ -68,3 +84,79 @@ def test_a_recipe_is_printed_resolved_and_can_be_read_again(
     written = tmp_path / "recipe.yaml"
     written.write_text(capsys.readouterr().out)
     assert load_recipe(written).training.steps == 7
+
+
+def test_overrides_may_stand_before_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--training.steps", "7", "--balancer", "mgda", "quickstart", "--print"]) == 0
+    printed = capsys.readouterr().out
+    assert "steps: 7\n" in printed
+    assert "balancer: mgda\n" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command", "said"),
+    [
+        (["train", "quickstart", "--fresh"], "train", "without --fresh, goes on from the last checkpoint"),
+        (["quickstart"], "quickstart", "goes on from the others' last checkpoints"),
+        (["data", "build", "rooms", "--out", "x"], "data_build", "renders what is still missing"),
+        (["evaluate", "runs/a"], "evaluate", "plait: stopped\n"),
+    ],
+)
+def test_a_stopped_command_says_what_comes_next(
+    arguments: list[str],
+    command: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(parsed: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, command, interrupted)
+    assert main(arguments) == 130
+    err = capsys.readouterr().err
+    assert err.startswith("plait: stopped")
+    assert said in err
+
+
+@pytest.mark.parametrize("folder", ["[exp1]", "[/b]", ":cat:", "long" * 30])
+def test_paths_are_printed_as_they_are(
+    tmp_path: Path, folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rooms, picture = write_tiny_rooms(tmp_path / "rooms"), tmp_path / folder / "a.png"
+    assert main(["data", "show", "rooms", str(rooms), "--samples", "1", "--out", str(picture)]) == 0
+    assert capsys.readouterr().out == f"the picture is {picture}\n"
+
+
+def test_a_run_is_trained_and_evaluated_with_a_bar_and_idle_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from plait.training import tuning
+    from plait.training.evaluate import MultiTaskNetwork
+
+    rooms = write_tiny_rooms(tmp_path / "rooms", images=(2, 1, 2), size=(32, 48))
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    run, scores = tmp_path / "[/b]" / "[run]", tmp_path / "scores.json"
+    recipe = str(tmp_path / "recipe.yaml")
+    assert main(["train", "--data.root", str(rooms), recipe, "--out", str(run)]) == 0
+    assert f"the run is in {run}\n" in capsys.readouterr().out
+
+    used: set[int] = set()
+    forward = MultiTaskNetwork.forward
+    monkeypatch.setattr(
+        MultiTaskNetwork, "forward", lambda *seen: (used.add(torch.get_num_threads()), forward(*seen))[1]
+    )
+    monkeypatch.setattr(tuning, "idle_threads", lambda cores: 2)
+    assert main(["evaluate", str(run), "--json", str(scores)]) == 0
+    out, err = capsys.readouterr()
+    assert used == {2}
+    assert torch.get_num_threads() == 1
+    assert "rmse" in out.lower()
+    assert "evaluating" in err
+    assert "2/2" in err
+    rmse, before = (
+        json.loads(f.read_text())["scores"]["depth"]["rmse"] for f in (scores, run / "scores.json")
+    )
+    assert rmse == pytest.approx(before)

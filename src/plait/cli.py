@@ -9,7 +9,10 @@ import argparse
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -60,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(arguments)
     except PlaitError as error:
         return fail(str(error), debug, code=2)
-    except KeyboardInterrupt:
-        return fail("stopped; the same command goes on where this one was", debug, code=130)
+    except KeyboardInterrupt as stop:
+        return fail("; ".join(("stopped", *stop.args)), debug, code=130)
     except BrokenPipeError:  # `plait list ... | head` closes our output: not an error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -73,24 +76,41 @@ def fail(sentence: str, debug: bool, *, code: int) -> int:
     """Prints one sentence to standard error (and the traceback with ``--debug``)."""
     if debug:
         traceback.print_exc()
-    console(stderr=True).print(
-        f"plait: {sentence}", style="bold red", markup=False, highlight=False, soft_wrap=True
-    )
+    console(stderr=True).print(f"plait: {sentence}", style="bold red", soft_wrap=True)
     return code
 
 
 def console(*, stderr: bool = False) -> Console:
-    """The terminal; tables keep their width when the output is a file."""
+    """The terminal; text is printed as it is, and tables keep their width when the output is a file."""
     from rich.console import Console
 
     target = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if target.isatty() else 120)
+    width = None if target.isatty() else 120
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+
+def say(text: str) -> None:
+    """Prints text, each of its lines as one."""
+    console().print(text, soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error; yields the function that is told what is done so far and in all."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console(stderr=True)) as bar:
+        job = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(job, completed=done, total=total)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Parses the arguments and calls the command."""
     parser = make_parser()
-    parsed, rest = parser.parse_known_args(arguments)
+    own, overrides = without_overrides(arguments)
+    parsed, rest = parser.parse_known_args(own)
+    rest = overrides + rest
     if "command" not in parsed:
         parser.print_help()
         return 0
@@ -99,8 +119,32 @@ def run(arguments: Sequence[str]) -> int:
         hint = registry.nearest(rest[0], options)
         raise ConfigurationError(f"unknown argument {rest[0]!r}{hint} (see {parsed.parser.prog} --help)")
     parsed.overrides = rest
-    parsed.command(parsed)
+    try:
+        parsed.command(parsed)
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(*getattr(parsed, "after_stop", ())) from stop
     return 0
+
+
+def without_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A command's own words, and the ``--dotted.key value`` of a recipe, which may stand before or after.
+
+    >>> without_overrides(["train", "--training.steps", "3", "--balancer=mgda", "rooms_shared", "--fresh"])
+    (['train', 'rooms_shared', '--fresh'], ['--training.steps', '3', '--balancer=mgda'])
+    """
+    from plait.config import Recipe
+
+    known = {part.name for part in fields(Recipe)}
+    own: list[str] = []
+    overrides: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        key, equals, _ = word.removeprefix("--").partition("=")
+        if word.startswith("--") and ("." in key or key in known):
+            overrides += [word, *islice(rest, 0 if equals else 1)]
+        else:
+            own.append(word)
+    return own, overrides
 
 
 def make_parser() -> Parser:
@@ -133,6 +177,9 @@ def make_parser() -> Parser:
         metavar="DIR",
         help="where runs and the report go (default: quickstart)",
     )
+    quick.set_defaults(
+        after_stop=["the same command keeps finished runs and goes on from the others' last checkpoints"]
+    )
 
     train_ = add(
         "train",
@@ -152,7 +199,10 @@ def make_parser() -> Parser:
     train_.add_argument(
         "--print", action="store_true", dest="show", help="print the resolved recipe and stop"
     )
-    train_.set_defaults(takes_overrides=True)
+    train_.set_defaults(
+        takes_overrides=True,
+        after_stop=["the same command, without --fresh, goes on from the last checkpoint, or from the start"],
+    )
 
     evaluate_ = add("evaluate", evaluate, help="score a trained run on a split: one row a task")
     evaluate_.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
@@ -232,6 +282,7 @@ def make_parser() -> Parser:
     build.add_argument(
         "--processes", type=int, default=2, metavar="N", help="renderers of one thread each (default: 2)"
     )
+    build.set_defaults(after_stop=["the same command renders what is still missing"])
 
     list_ = add("list", list_names, help=f"name what there is: {', '.join(LISTS)}")
     list_.add_argument(
@@ -290,7 +341,7 @@ def train(parsed: argparse.Namespace) -> None:
     path = recipe_path(parsed.recipe)
     recipe = load_recipe(path, parsed.overrides)
     if parsed.show:
-        console().print(dump(recipe), markup=False, highlight=False, soft_wrap=True)
+        say(dump(recipe))
         return
     from plait.training.fit import train
     from plait.training.memory import keep_freed_memory
@@ -299,18 +350,28 @@ def train(parsed: argparse.Namespace) -> None:
     out = parsed.out or Path("runs") / path.stem
     trained = train(recipe, out, resume=not parsed.fresh, progress=True)
     console().print(trained.scores.table())
-    console().print(f"the run is in {out}", highlight=False)
+    say(f"the run is in {out}")
 
 
 def evaluate(parsed: argparse.Namespace) -> None:
     """Scores of a run."""
+    import torch
+
+    from plait.study.cores import usable_cores
+    from plait.training import tuning
+    from plait.training.evaluate import evaluate
     from plait.training.memory import keep_freed_memory
     from plait.training.run import load_run
 
     keep_freed_memory()
-    scores = load_run(parsed.run).evaluate(
-        split=parsed.split, flip=parsed.flip, scales=parsed.scales, window=parsed.window
-    )
+    run = load_run(parsed.run)
+    asked = {name: getattr(parsed, name) for name in ("flip", "scales", "window")}
+    given = {name: value for name, value in asked.items() if value is not None}
+    evaluation = replace(run.recipe.evaluation, **given)
+    model = run.model("cuda" if torch.cuda.is_available() else "cpu")
+    dataset = run.dataset(parsed.split or run.recipe.data.test_split)
+    with tuning.threads(tuning.idle_threads(usable_cores())), progress_bar("evaluating") as progress:
+        scores = evaluate(model, dataset, run.tasks, evaluation=evaluation, progress=progress)
     console().print(scores.table())
     if parsed.json:
         scores.save(parsed.json)
@@ -322,7 +383,7 @@ def report(parsed: argparse.Namespace) -> None:
 
     comparison, path = report(parsed.runs, out=parsed.out)
     console().print(comparison.table())
-    console().print(f"the report is {path}", highlight=False)
+    say(f"the report is {path}")
 
 
 def data_check(parsed: argparse.Namespace) -> None:
@@ -332,7 +393,7 @@ def data_check(parsed: argparse.Namespace) -> None:
     if parsed.root is not None and not parsed.root.exists():
         raise DataError(f"{parsed.root}: expected a folder or archive of {parsed.name}, found nothing there")
     found = check(parsed.name, parsed.root)
-    console().print("\n".join(found.lines), markup=False, highlight=False)
+    say("\n".join(found.lines))
     if not found.good:
         problems = f"{len(found.problems)} problems" if len(found.problems) > 1 else "a problem"
         raise DataError(f"{parsed.name} has {problems}, named above: mend the files or name another folder")
@@ -343,20 +404,16 @@ def data_show(parsed: argparse.Namespace) -> None:
     from plait.data import show
 
     path = show(parsed.name, parsed.root, split=parsed.split, samples=parsed.samples, out=parsed.out)
-    console().print(f"the picture is {path}", highlight=False)
+    say(f"the picture is {path}")
 
 
 def data_build(parsed: argparse.Namespace) -> None:
     """Rooms, rendered."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from plait.data.rooms.build import build_rooms
 
     if parsed.name != "rooms":
         raise ConfigurationError(f"{parsed.name} cannot be built; only rooms can: they are rendered")
-    columns = (TextColumn("rendering rooms"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console()) as bar:
-        job = bar.add_task("rooms", total=parsed.images)
+    with progress_bar("rendering rooms") as progress:
         build_rooms(
             parsed.out,
             images=parsed.images,
@@ -364,21 +421,16 @@ def data_build(parsed: argparse.Namespace) -> None:
             quality=parsed.quality,
             seed=parsed.seed,
             processes=parsed.processes,
-            progress=lambda done, total: bar.update(job, completed=done, total=total),
+            progress=progress,
         )
-    console().print(f"the rooms are in {parsed.out}", highlight=False)
+    say(f"the rooms are in {parsed.out}")
 
 
 def list_names(parsed: argparse.Namespace) -> None:
     """Names, one a line, or all lists."""
     for title in [parsed.what] if parsed.what else LISTS:
         names = LISTS[title]()
-        console().print(
-            "\n".join(names) if parsed.what else f"{title}: {', '.join(names)}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        say("\n".join(names) if parsed.what else f"{title}: {', '.join(names)}")
 
 
 if __name__ == "__main__":
