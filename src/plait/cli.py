@@ -10,8 +10,8 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import fields, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -345,36 +345,38 @@ def train(parsed: argparse.Namespace) -> None:
         return
     from plait.training.fit import train
     from plait.training.memory import keep_freed_memory
+    from plait.training.processes import join, leave
 
     keep_freed_memory()
     out = parsed.out or Path("runs") / path.stem
     trained = train(recipe, out, resume=not parsed.fresh, progress=True)
-    console().print(trained.scores.table())
-    say(f"the run is in {out}")
+    if join().is_main_process:
+        console().print(trained.scores.table())
+        say(f"the run is in {out}")
+    leave()
 
 
 def evaluate(parsed: argparse.Namespace) -> None:
     """Scores of a run."""
-    import torch
-
     from plait.study.cores import usable_cores
-    from plait.training import tuning
-    from plait.training.evaluate import evaluate
     from plait.training.memory import keep_freed_memory
+    from plait.training.processes import join, leave
     from plait.training.run import load_run
+    from plait.training.tuning import idle_threads, threads
 
     keep_freed_memory()
-    run = load_run(parsed.run)
-    asked = {name: getattr(parsed, name) for name in ("flip", "scales", "window")}
-    given = {name: value for name, value in asked.items() if value is not None}
-    evaluation = replace(run.recipe.evaluation, **given)
-    model = run.model("cuda" if torch.cuda.is_available() else "cpu")
-    dataset = run.dataset(parsed.split or run.recipe.data.test_split)
-    with tuning.threads(tuning.idle_threads(usable_cores())), progress_bar("evaluating") as progress:
-        scores = evaluate(model, dataset, run.tasks, evaluation=evaluation, progress=progress)
-    console().print(scores.table())
-    if parsed.json:
-        scores.save(parsed.json)
+    run, processes = load_run(parsed.run), join()
+    cores = max(1, usable_cores() // processes.num_processes)
+    bar = progress_bar("evaluating") if processes.is_main_process else nullcontext()
+    with threads(idle_threads(cores)), bar as progress:
+        scores = run.evaluate(
+            parsed.split, flip=parsed.flip, scales=parsed.scales, window=parsed.window, progress=progress
+        )
+    if processes.is_main_process:
+        console().print(scores.table())
+        if parsed.json:
+            scores.save(parsed.json)
+    leave()
 
 
 def report(parsed: argparse.Namespace) -> None:

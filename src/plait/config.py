@@ -363,7 +363,7 @@ def load_recipe(path: Path | str | None = None, overrides: Sequence[str] = ()) -
     """
     tree = read_yaml(Path(path)) if path is not None else {}
     for key, value in parse_overrides(overrides):
-        assign(tree, key, value)
+        assign(tree, key, copy.deepcopy(value))
     return parse(tree)
 
 

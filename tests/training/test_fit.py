@@ -289,6 +289,19 @@ def test_a_damaged_environment_is_named(make_recipe: MakeRecipe, tmp_path: Path,
         train(recipe, tmp_path / "run", progress=False)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"augmentation": {}}, {"balancer": {"name": "mgda", "normalization": "l2"}}, {"training.batch_size": 1}],
+)
+def test_a_recipe_that_cannot_work_leaves_its_folder_to_a_mended_one(
+    make_recipe: MakeRecipe, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    head = {"model.decoder": {"name": "independent", "head": "deeplab"}}
+    with pytest.raises(ConfigurationError):
+        train(make_recipe(**head, **wrong), tmp_path / "run", progress=False)
+    train(make_recipe(**{"training.steps": 1}), tmp_path / "run", progress=False)
+
+
 def test_a_file_in_the_folders_place_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
     with pytest.raises(ConfigurationError, match="is a file: choose another"):

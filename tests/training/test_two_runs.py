@@ -87,16 +87,11 @@ def test_processes_do_not_change_a_score(make_recipe: MakeRecipe, tmp_path: Path
             assert together[task] == pytest.approx(numbers, rel=1e-6, nan_ok=True)
 
 
-@pytest.mark.slow
-def test_torchrun_starts_the_command(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    recipe = make_recipe(**{"model.frozen_norm": True, "optimizer.name": "sgd"})
-    (tmp_path / "recipe.yaml").write_text(dump(recipe))
-    command = [
-        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *("-m", "plait", "train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "two")),
-    ]
+def torchrun(*arguments: str) -> str:
+    """What ``plait`` prints, started in two processes."""
+    command = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "plait")
     done = subprocess.run(
-        [sys.executable, *command],
+        [sys.executable, *command, *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -104,11 +99,25 @@ def test_torchrun_starts_the_command(make_recipe: MakeRecipe, tmp_path: Path) ->
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    one = train(recipe, tmp_path / "one", progress=False)
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_commands(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(**{"model.frozen_norm": True, "optimizer.name": "sgd"})
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    printed = torchrun("train", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "two"))
+    assert printed.count("mIoU") == 1
     two = load_run(tmp_path / "two")
     assert two.environment["processes"] == 2
+    one = train(recipe, tmp_path / "one", progress=False)
     for task, numbers in one.scores.items():
         assert two.scores[task] == pytest.approx(numbers, rel=1e-3, nan_ok=True)
+    printed = torchrun("evaluate", str(tmp_path / "two"), "--json", str(tmp_path / "new/scores.json"))
+    assert printed.count("mIoU") == 1
+    again = Scores.load(tmp_path / "new/scores.json")
+    for task, numbers in two.scores.items():
+        assert again[task] == pytest.approx(numbers, rel=1e-6, nan_ok=True)
 
 
 @pytest.mark.slow

@@ -135,7 +135,7 @@ def start(run: Path, recipe: Recipe) -> subprocess.Popen[bytes]:
     alone = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     with log_file(run).open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "plait", "train", str(file), "--out", str(run)],
+            [sys.executable, "-P", "-m", "plait", "train", str(file), "--out", str(run)],
             env={**os.environ, **alone},
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -167,14 +167,14 @@ def options_of(run: Run, task: str) -> dict[str, Any]:
 
 def arms_of(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
     """The runs as arms, single-task runs together, and what must be said about it."""
-    several = [run for run in runs if len(run.tasks) > 1]
-    single = [run for run in runs if len(run.tasks) == 1]
+    several = [run for run in runs if len(reported(run)) > 1]
+    single = [run for run in runs if len(reported(run)) == 1]
     names = arm_names(runs)
     apart = [Group(names[run.path], (run,)) for run in runs]
     if not several or not single:
         return apart, []
-    tasks = {task.name: None for run in several for task in run.tasks}
-    by_task = {name: [run for run in single if run.tasks[0].name == name] for name in tasks}
+    tasks = {name: None for run in several for name in reported(run)}
+    by_task = {name: [run for run in single if reported(run) == [name]] for name in tasks}
     if any(len(found) != 1 for found in by_task.values()):
         counts = join([f"{len(found)} for {name}" for name, found in by_task.items()])
         return apart, [
@@ -195,6 +195,11 @@ def arms_of(runs: Sequence[Run]) -> tuple[list[Group], list[str]]:
                 f"single-task networks in {join(differing)}."
             )
     return groups, notes
+
+
+def reported(run: Run) -> list[str]:
+    """Names of the tasks that a run reports scores of."""
+    return [task.name for task in run.tasks if not task.auxiliary]
 
 
 def arm_names(runs: Sequence[Run]) -> dict[Path, str]:

@@ -162,7 +162,7 @@ def starts(length: int, window: int, stride: int) -> list[int]:
 def constant_scores(train: DataSet, test: DataSet, tasks: Sequence[Task]) -> Scores:
     """Scores on ``test`` of the best prediction that is the same at every pixel, learned on ``train``.
 
-    It is the least that a network must beat: the commonest class, the median depth, the mean normal.
+    It is the least that a network must beat: the commonest class, the mean depth, the mean normal.
     """
     scored = [task for task in tasks if not task.auxiliary]
     values = {}

@@ -60,7 +60,7 @@ def train(recipe: Recipe, out: Path | str, *, resume: bool = True, progress: boo
     claim(run, resume, processes)
     if run.finished:
         return run
-    with own_random_numbers(recipe.training.seed, processes.device):
+    with free_if_refused(run), own_random_numbers(recipe.training.seed, processes.device):
         last = run.path / "checkpoints" / "last"
         model = make_network(recipe, run.tasks, pretrained=None if find(last) is None else False)
         choices = settled(run, model.to(processes.device), processes)
@@ -214,6 +214,18 @@ def claim(run: Run, resume: bool, processes: PartialState) -> None:
     processes.wait_for_everyone()
 
 
+@contextmanager
+def free_if_refused(run: Run) -> Iterator[None]:
+    """Frees the folder of a run whose parts turn out not to work together, for a mended recipe."""
+    try:
+        yield
+    except ConfigurationError:
+        if rank() == 0 and find(run.path / "checkpoints" / "last") is None:
+            for name in (RECIPE, ENVIRONMENT):
+                (run.path / name).unlink(missing_ok=True)
+        raise
+
+
 def differences(one: Recipe, other: Recipe) -> list[tuple[str, Any, Any]]:
     """The keys in which two recipes differ, but for those that may, with both values."""
     first, second = dict(flat(plain(one))), dict(flat(plain(other)))
@@ -254,6 +266,8 @@ def make_augmentation(options: Mapping[str, Any]) -> Augmentation:
         ConfigurationError: If an option is unknown (names the nearest), or a value is wrong.
     """
     known = list(Augmentation.__dataclass_fields__)
+    if "size" not in options:
+        raise ConfigurationError("augmentation needs a size, as in augmentation: {size: [192, 256]}")
     for option in options:
         if option not in known:
             raise ConfigurationError(

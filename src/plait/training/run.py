@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -135,6 +135,7 @@ class Run:
         flip: bool | None = None,
         scales: Sequence[float] | None = None,
         window: tuple[int, int] | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Scores:
         """Scores its network on a split.
 
@@ -143,10 +144,10 @@ class Run:
             flip: Average with the mirrored image; None as the recipe says, likewise below.
             scales: Average over the image at these scales.
             window: Slide a window of this size.
+            progress: Told of images done and in all.
         """
-        import torch
-
         from plait.training.evaluate import evaluate
+        from plait.training.processes import join
 
         own = self.recipe.evaluation
         evaluation = replace(
@@ -155,9 +156,9 @@ class Run:
             scales=own.scales if scales is None else list(scales),
             window=own.window if window is None else window,
         )
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = join().device
         dataset = self.dataset(split or self.recipe.data.test_split)
-        return evaluate(self.model(device), dataset, self.tasks, evaluation=evaluation)
+        return evaluate(self.model(device), dataset, self.tasks, evaluation=evaluation, progress=progress)
 
 
 def load_run(path: Path | str) -> Run:

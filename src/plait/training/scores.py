@@ -82,8 +82,12 @@ class Scores(Mapping[str, Mapping[str, float]]):
         return json.dumps(about, indent=1, allow_nan=False)
 
     def save(self, path: Path | str) -> None:
-        """Writes them to a JSON file."""
-        Path(path).write_text(self.json() + "\n", encoding="utf-8")
+        """Writes them to a JSON file; its folder is made."""
+        from plait.training.checkpoint import write_atomically
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, self.json() + "\n")
 
     @classmethod
     def load(cls, path: Path | str) -> Scores:
