@@ -99,6 +99,8 @@ def make_trackers(names: Sequence[str], folder: Path, config: Row) -> list[Gener
 
         kind = LOGGER_TYPE_TO_CLASS[name]
         options = {"logging_dir": folder / name} if kind.requires_logging_directory else {}
+        if name == "wandb":
+            options = {"dir": folder}
         tracker = kind(folder.resolve().name, **options)
         if hasattr(tracker, "start"):
             tracker.start()
