@@ -1,12 +1,14 @@
 """Charts are well-formed SVG whose ticks enclose the data."""
 
 import math
+import re
 from xml.etree import ElementTree
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.study.charts import learning_curves, nice_ticks, pieces, smoothed
+from plait.study.charts import TOP, learning_curves, nice_ticks, pieces, smoothed
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -46,3 +48,15 @@ def test_a_chart_is_well_formed_whatever_the_names_and_values(name: str, values:
         assert root.attrib["aria-label"].startswith("Loss of <")
     else:
         assert root.tag == "p"
+
+
+@pytest.mark.parametrize(("first", "inside"), [(1.3, True), (50.0, False)])
+def test_only_a_far_outlier_is_drawn_at_the_edge(first: float, inside: bool) -> None:
+    """A first value near the others has its own height; a wild one does not flatten the rest."""
+    curve = [(0.0, first), *((float(k), 1 / k) for k in range(1, 40))]
+    svg = learning_curves({"a": curve}, title="t", quantity="loss", styles={"a": 0})
+    (points,) = re.findall(r'points="([^"]+)"', svg)
+    start = float(points.split()[0].split(",")[1])
+    ticks = [float(tick) for tick in re.findall(r'text-anchor="end">([0-9.]+)</text>', svg)]
+    assert (max(ticks) >= first) == inside
+    assert (start > TOP) == inside

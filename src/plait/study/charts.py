@@ -11,6 +11,9 @@ import numpy as np
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 34
 
+OUTLIER = 3.0
+"""How many times higher than nearly all values the highest must be to be drawn at the edge instead."""
+
 Curve = Sequence[tuple[float, float]]
 """``(step, value)`` in rising order of steps; a value that is not finite is a gap."""
 
@@ -35,8 +38,9 @@ def learning_curves(
     if not values:
         return f'<p class="empty">No curve for {escape(title)}: nothing was logged.</p>'
     last = max(steps) or 1.0
-    # The first steps can be ten times higher than the rest and would flatten everything worth seeing.
-    low, high = min(values), float(np.quantile(values, 0.98))
+    low, high, most = min(values), max(values), float(np.quantile(values, 0.98))
+    if high > OUTLIER * most > 0:  # the first steps would flatten everything worth seeing
+        high = most
     ticks = nice_ticks(min(low, high), max(low, high))
     low, high = ticks[0], ticks[-1]
 

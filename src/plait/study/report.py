@@ -372,7 +372,8 @@ def render(
         curves=curves(groups, styles),
         curves_note=(
             "Training loss of each task by step, smoothed over one twenty-fifth of the run. It is the loss "
-            "on augmented training images: it shows how the networks learn, not how they do on new images."
+            "on augmented training images: it shows how the networks learn, not how they do on new images. "
+            "First steps far above all others are drawn at the upper edge."
         ),
         arms=list(styles),
         columns=1 + 2 * min(2, len(groups)),
