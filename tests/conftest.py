@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before anything imports the hub's client, which reads it once.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -12,6 +13,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 GPUS = os.environ.get("CUDA_VISIBLE_DEVICES")
 """Which GPUs could be seen: only tests/test_gpu.py uses them, so all other tests mean the same everywhere."""
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+settings.register_profile("the same everywhere", derandomize=True, deadline=None, database=None)
+settings.load_profile("the same everywhere")
 
 
 @pytest.fixture(scope="session", autouse=True)

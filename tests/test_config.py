@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from plait.config import Recipe, dump, load_recipe, named, parse, replace
@@ -31,6 +31,7 @@ from plait.errors import ConfigurationError
         }
     )
 )
+@example({"optimizer.groups": [{"pattern": "a\x85b", "freeze": False}]})
 def test_a_recipe_is_written_and_read_back_the_same(changes: dict[str, object]) -> None:
     recipe = replace(Recipe(tasks={"depth": {"kind": "depth"}}), changes)
     assert parse(yaml.safe_load(dump(recipe))) == recipe

@@ -446,7 +446,11 @@ def with_names(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML, every default written out; reading it again gives the same recipe."""
-    return yaml.safe_dump(plain(recipe), sort_keys=False, allow_unicode=True, width=110)
+    tree = plain(recipe)
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
+    if "\x85" in text:  # written as a character, PyYAML would read it back as the end of a line
+        text = yaml.safe_dump(tree, sort_keys=False, width=110)
+    return text
 
 
 def plain(value: Any) -> Any:
