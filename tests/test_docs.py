@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from plait.cli import make_parser, recipe_path
+from plait.cli import make_parser
+from plait.recipes import recipe_path
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])

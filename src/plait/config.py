@@ -21,6 +21,7 @@ from typing import Any, Literal
 import yaml
 
 from plait.errors import ConfigurationError
+from plait.recipes import recipe_path
 from plait.registry import nearest
 
 Component = str | dict[str, Any]
@@ -353,7 +354,7 @@ def load_recipe(path: Path | str | None = None, overrides: Sequence[str] = ()) -
     """Reads a recipe from YAML, with overrides.
 
     Args:
-        path: A YAML file; None starts from the defaults.
+        path: A YAML file, or the name of a built-in recipe; None starts from the defaults.
         overrides: As on a command line: ``["--training.steps", "100", "--balancer=mgda"]``. Keys are dotted,
             never abbreviated; values are YAML.
 
@@ -361,7 +362,7 @@ def load_recipe(path: Path | str | None = None, overrides: Sequence[str] = ()) -
         ConfigurationError: For an unreadable file, an unknown key (answered with the nearest known one) or a
             value of the wrong type.
     """
-    tree = read_yaml(Path(path)) if path is not None else {}
+    tree = read_yaml(recipe_path(path)) if path is not None else {}
     for key, value in parse_overrides(overrides):
         assign(tree, key, copy.deepcopy(value))
     return parse(tree)

@@ -93,6 +93,14 @@ def test_progress_shows_steps_rate_and_time_left_in_eighty_columns(tmp_path: Pat
         assert re.search(rf"{run.name} .*17/250 12\.3 images/s [-0-9:]+ *$", seen.getvalue(), re.MULTILINE)
 
 
+LISTENING = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is born deaf to it
+from plait.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.slow
 def test_interrupted_and_started_again_it_ends_in_a_report(tmp_path: Path) -> None:
     command = [
@@ -105,7 +113,8 @@ def test_interrupted_and_started_again_it_ends_in_a_report(tmp_path: Path) -> No
         "--out",
         str(tmp_path / "quick"),
     ]
-    first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    listening = [sys.executable, "-c", LISTENING, *command[3:]]
+    first = subprocess.Popen(listening, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 300
     while not list(tmp_path.rglob("scores.json")) and time.monotonic() < deadline and first.poll() is None:
         time.sleep(0.5)

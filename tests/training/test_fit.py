@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from plait.config import Recipe
+from plait.config import Recipe, load_recipe
 from plait.errors import CheckpointError, ConfigurationError, DataError, NonFiniteLossError, PlaitError
+from plait.recipes import recipes
 from plait.training import checkpoint, fit
 from plait.training import session as sessions
 from plait.training.checkpoint import read_tensors
@@ -291,15 +292,31 @@ def test_a_damaged_environment_is_named(make_recipe: MakeRecipe, tmp_path: Path,
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"augmentation": {}}, {"balancer": {"name": "mgda", "normalization": "l2"}}, {"training.batch_size": 1}],
+    [
+        {"augmentation": {}},
+        {"balancer": {"name": "mgda", "normal": "l2"}},
+        {"training.batch_size": 1},
+        {"data.root": "nowhere"},
+        {"tasks.semantic.classes": 2},
+        {"training.trackers": ["mlflow"]},
+    ],
 )
 def test_a_recipe_that_cannot_work_leaves_its_folder_to_a_mended_one(
     make_recipe: MakeRecipe, tmp_path: Path, wrong: dict[str, Any]
 ) -> None:
     head = {"model.decoder": {"name": "independent", "head": "deeplab"}}
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(PlaitError):
         train(make_recipe(**head, **wrong), tmp_path / "run", progress=False)
     train(make_recipe(**{"training.steps": 1}), tmp_path / "run", progress=False)
+
+
+def test_recipes_are_found_by_name(tmp_path: Path) -> None:
+    assert load_recipe("rooms_shared") == load_recipe(recipes()["rooms_shared"])
+    with pytest.raises(
+        ConfigurationError, match=r"no recipe 'rooms_sharde' \(did you mean 'rooms_shared'\?\)"
+    ):
+        train("rooms_sharde", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_file_in_the_folders_place_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:

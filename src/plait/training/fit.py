@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 
-from plait.config import Recipe, dump, plain
+from plait.config import Recipe, dump, load_recipe, plain
 from plait.data.loader import Normalisation, train_batches
 from plait.data.sample import Batch, DataSet
 from plait.data.transforms import Augmentation
@@ -36,14 +36,20 @@ MAY_CHANGE = ("training.workers", "training.trackers", "training.log_every", "ev
 """What may differ when a run goes on: nothing that decides its weights or scores."""
 
 
-def train(recipe: Recipe, out: Path | str, *, resume: bool = True, progress: bool | Progress = True) -> Run:
+def train(
+    recipe: Recipe | Path | str,
+    out: Path | str,
+    *,
+    resume: bool = True,
+    progress: bool | Progress = True,
+) -> Run:
     """Trains the network of a recipe, scores it on the test split, and keeps everything in a folder.
 
     Killed at any point and started again, it ends with the same weights as if it had not been: bit by bit on
     the same processor.
 
     Args:
-        recipe: What decides the run.
+        recipe: What decides the run, or the YAML file or built-in name of it.
         out: The run's folder; :mod:`plait.training.run` says what is in it.
         resume: Go on with the run of this recipe that is there; otherwise such a folder is refused.
         progress: Show a bar; or a function that is told of each logged step.
@@ -56,11 +62,12 @@ def train(recipe: Recipe, out: Path | str, *, resume: bool = True, progress: boo
         NonFiniteLossError: If a loss is not finite and ``training.non_finite`` is ``stop``.
         PlaitError: If the disk is full, or an image cannot be read; what was done is kept.
     """
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     processes, run = join(), Run(Path(out), recipe)
     claim(run, resume, processes)
     if run.finished:
         return run
-    with free_if_refused(run), own_random_numbers(recipe.training.seed, processes.device):
+    with free_if_nothing_done(run), own_random_numbers(recipe.training.seed, processes.device):
         last = run.path / "checkpoints" / "last"
         model = make_network(recipe, run.tasks, pretrained=None if find(last) is None else False)
         choices = settled(run, model.to(processes.device), processes)
@@ -215,11 +222,11 @@ def claim(run: Run, resume: bool, processes: PartialState) -> None:
 
 
 @contextmanager
-def free_if_refused(run: Run) -> Iterator[None]:
-    """Frees the folder of a run whose parts turn out not to work together, for a mended recipe."""
+def free_if_nothing_done(run: Run) -> Iterator[None]:
+    """Frees the folder of a run that ends with an error before its first checkpoint, for a mended recipe."""
     try:
         yield
-    except ConfigurationError:
+    except PlaitError:
         if rank() == 0 and find(run.path / "checkpoints" / "last") is None:
             for name in (RECIPE, ENVIRONMENT):
                 (run.path / name).unlink(missing_ok=True)
