@@ -1,6 +1,8 @@
 """The command line answers in one sentence, and its help is complete."""
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -160,3 +162,18 @@ def test_a_run_is_trained_and_evaluated_with_a_bar_and_idle_threads(
         json.loads(f.read_text())["scores"]["depth"]["rmse"] for f in (scores, run / "scores.json")
     )
     assert rmse == pytest.approx(before)
+
+    assert "not finished" not in out
+    (run / "scores.json").unlink()
+    assert main(["evaluate", str(run)]) == 0
+    assert "this run is not finished: scored at step 1 of 1\n" in capsys.readouterr().out
+
+    for wrong in (["--split", "dev"], ["--scales", "0"]):
+        assert main(["evaluate", str(run), *wrong]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+    shutil.rmtree(run / "checkpoints")
+    assert main(["evaluate", str(run)]) == 2
+    again = shlex.join(["plait", "train", str(run / "recipe.yaml"), "--out", str(run)])
+    said = f"{run} has no checkpoint yet: train it first with `{again}`"
+    assert said in capsys.readouterr().err

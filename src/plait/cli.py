@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import plait
 from plait import registry
 from plait.errors import ConfigurationError, DataError, PlaitError
+from plait.recipes import recipe_path, recipes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,13 +98,25 @@ def say(text: str) -> None:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error; yields the function that is told what is done so far and in all."""
+    """A bar on standard error; yields the function that is told what is done so far and in all.
+
+    It appears when the function is first called, so that work that is refused shows none.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True)) as bar:
-        job = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(job, completed=done, total=total)
+    bar = Progress(*columns, console=console(stderr=True))
+    job = bar.add_task(what, total=None)
+
+    def tell(done: int, total: int) -> None:
+        bar.update(job, completed=done, total=total)
+        bar.start()
+
+    try:
+        yield tell
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -307,25 +321,6 @@ def size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def recipes() -> dict[str, Path]:
-    """The built-in recipes by name."""
-    folder = Path(__file__).parent / "recipes"
-    return {str(path.relative_to(folder).with_suffix("")): path for path in folder.rglob("*.yaml")}
-
-
-def recipe_path(name: str) -> Path:
-    """A recipe's file from its path or its built-in name."""
-    if Path(name).is_file():
-        return Path(name)
-    known = recipes()
-    if name in known:
-        return known[name]
-    hint = registry.nearest(name, known)
-    raise ConfigurationError(
-        f"no recipe {name!r}{hint}: give a YAML file or one of {', '.join(sorted(known))}"
-    )
-
-
 def quickstart(parsed: argparse.Namespace) -> None:
     """The main job."""
     from plait.study.quickstart import quickstart
@@ -359,13 +354,19 @@ def train(parsed: argparse.Namespace) -> None:
 def evaluate(parsed: argparse.Namespace) -> None:
     """Scores of a run."""
     from plait.study.cores import usable_cores
+    from plait.training import checkpoint
     from plait.training.memory import keep_freed_memory
     from plait.training.processes import join, leave
-    from plait.training.run import load_run
+    from plait.training.run import RECIPE, load_run
     from plait.training.tuning import idle_threads, threads
 
     keep_freed_memory()
-    run, processes = load_run(parsed.run), join()
+    run = load_run(parsed.run)
+    finished = run.finished
+    if not finished and checkpoint.find(run.checkpoint) is None:
+        again = shlex.join(["plait", "train", str(run.path / RECIPE), "--out", str(run.path)])
+        raise ConfigurationError(f"{run.path} has no checkpoint yet: train it first with `{again}`")
+    step, processes = checkpoint.read(run.checkpoint, files=()).step, join()
     cores = max(1, usable_cores() // processes.num_processes)
     bar = progress_bar("evaluating") if processes.is_main_process else nullcontext()
     with threads(idle_threads(cores)), bar as progress:
@@ -373,6 +374,8 @@ def evaluate(parsed: argparse.Namespace) -> None:
             parsed.split, flip=parsed.flip, scales=parsed.scales, window=parsed.window, progress=progress
         )
     if processes.is_main_process:
+        if not finished:
+            say(f"this run is not finished: scored at step {step} of {run.recipe.training.steps}")
         console().print(scores.table())
         if parsed.json:
             scores.save(parsed.json)
