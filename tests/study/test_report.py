@@ -1,5 +1,6 @@
 """Reports: which runs make a comparison, and a page that stands alone."""
 
+import html
 import re
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
@@ -237,3 +238,17 @@ def test_runs_without_pictures_or_single_tasks_still_make_a_page(make_run: MakeR
     page = page_of([make_run("alone", ["depth"])], [], tmp_path / "report.html")
     assert "no single-task networks" in page
     assert "<img" in page or "Held-out" not in page
+
+
+def test_the_page_names_the_command_that_writes_it_again(make_run: MakeRun, tmp_path: Path) -> None:
+    page = page_of([make_run("runs/depth 1", ["depth"])], [], tmp_path / "rep" / "all.html")
+    footer = html.unescape(page[page.index("<footer") :])
+    assert "<code>plait report '../runs/depth 1' --out all.html</code>, run in this page's folder," in footer
+
+
+def test_one_logged_step_is_a_dot(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("short", ["depth"])
+    run.path.joinpath("log.jsonl").write_text('{"step": 1, "loss": {"depth": 0.5}}\n')
+    page = page_of([run], [], tmp_path / "report.html")
+    assert page.count("<circle") == 1
+    assert "<polyline" not in page

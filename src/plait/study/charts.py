@@ -69,8 +69,13 @@ def learning_curves(
     )
     for name, curve in smooth.items():
         for piece in pieces(curve):
-            points = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in piece)
-            parts.append(f'<polyline class="curve arm-{styles[name] % 6}" points="{points}"/>')
+            style = f"curve arm-{styles[name] % 6}"
+            points = [f"{x(step):.1f},{y(value):.1f}" for step, value in piece]
+            if len(piece) == 1:  # a line of one point would not show
+                across, down = points[0].split(",")
+                parts.append(f'<circle class="{style}" cx="{across}" cy="{down}" r="2"/>')
+            else:
+                parts.append(f'<polyline class="{style}" points="{" ".join(points)}"/>')
     parts.append("</svg>")
     return "".join(parts)
 

@@ -389,7 +389,9 @@ def render(
             for run, names in zip(runs, arm_names(runs).values(), strict=True)
         ],
         version=importlib.metadata.version("plait"),
-        folders=shlex.join(os.path.relpath(run.path, out.parent) for run in runs),
+        again=shlex.join(
+            ["plait", "report", *(os.path.relpath(run.path, out.parent) for run in runs), "--out", out.name]
+        ),
     )
 
 
