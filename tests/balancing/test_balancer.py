@@ -1,5 +1,7 @@
 """The machinery around the rules: cuts, scopes, elementwise rules, rules on losses, refusals."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -206,6 +208,28 @@ def test_an_error_leaves_no_half_collected_step() -> None:
     assert float(report.weights.sum()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("name", ["equal", "fixed", "mgda"])
+@pytest.mark.parametrize("declared", [False, True])
+@pytest.mark.parametrize("absent", ["missing", "none", "said", "all said"])
+def test_a_task_is_absent_if_it_has_no_loss_or_is_said_to_be(name: str, declared: bool, absent: str) -> None:
+    options: dict[str, Any] = {"weights": dict.fromkeys("abc", 1.0)} if name == "fixed" else {}
+    if absent == "missing" and not declared and name != "fixed":
+        pytest.skip("nobody can know that it is missing")
+    trunk, heads, images = problem()
+    losses: dict[str, Tensor | None] = dict(losses_of(heads, trunk(images)))
+    present = {"said": {"b": False}, "all said": {"a": True, "b": False, "c": True}}.get(absent)
+    if absent == "none":
+        losses["b"] = None
+    elif absent == "missing":
+        del losses["b"]
+    balancer = plait.balancing.create(name, tasks=tuple("abc") if declared else None, **options)
+    report = balancer.backward(losses, parameters=trunk.parameters(), present=present)
+    assert report.present == (True, False, True)
+    assert report.weights[[0, 2]].sum() == pytest.approx(1.0 if name == "mgda" else 2.0)
+    with pytest.raises(ConfigurationError, match=r"knows no task 'd'.*its tasks are a, b, c"):
+        balancer.backward(dict.fromkeys("abc"), parameters=trunk.parameters(), present={"d": False})
+
+
 def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
     trunk, heads, images = problem()
     losses = losses_of(heads, trunk(images))
@@ -215,6 +239,8 @@ def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
         plait.balancing.create("equal", tasks=("a", "b")).backward(list(losses.values()))
     with pytest.raises(ConfigurationError, match="presence of 3 tasks, got 2"):
         plait.balancing.create("equal").backward(losses, present=[True, False])
+    with pytest.raises(ConfigurationError, match=r"got a Linear: pass module\.parameters\(\)"):
+        plait.balancing.create("mgda").backward(losses, parameters=trunk)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="did you mean 'mgda'"):
         plait.balancing.create("mdga")
     with pytest.raises(ConfigurationError, match=r"no option 'scoope'.*did you mean 'scope'"):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Scope = Literal["parameters", "features"]
 Heads = Literal["own", "weighted"]
-Losses: TypeAlias = "Mapping[str, Tensor] | Sequence[Tensor | None] | Tensor"
+Losses: TypeAlias = "Mapping[str, Tensor | None] | Sequence[Tensor | None] | Tensor"
 Parameters: TypeAlias = "Mapping[tuple[str, ...], Sequence[nn.Parameter]] | Iterable[nn.Parameter]"
 Present: TypeAlias = "Mapping[str, bool] | Sequence[bool] | Tensor"
 
@@ -258,15 +258,16 @@ class Balancer(nn.Module):
         process must take part in every call, also one that has no label of any task.
 
         Args:
-            losses: A scalar a task: ``{task: loss}``, a sequence (None where absent) or a tensor ``[T]``.
+            losses: A scalar a task: ``{task: loss}`` or a sequence (None where absent), or a tensor ``[T]``.
             parameters: What the tasks share, ``{tasks: [parameter]}`` or an iterable for all tasks. Not
                 computed for tasks that do not use it. Needed for the scope ``"parameters"``; at
                 ``"features"`` they are found if not given.
             features: Tensors inside the graph at which gradients are taken, if :meth:`cut` is not used;
                 none may be computed from another.
             others: The remaining parameters; found in the graph if not given.
-            present: Which tasks take part in this step *in any process*; None unites the processes' tasks
-                that have a loss. A tensor is read, so the host waits for it: better a list.
+            present: Which tasks take part in this step *in any process*; tasks that it does not name, or all
+                for None, are present if they have a loss in some process. A tensor is read, so the host
+                waits for it: better a list.
             penalty: A scalar added to the objective outside the balancer.
             scale: The loss scale of float16 training; gradients are unscaled before the rule sees them.
 
@@ -313,13 +314,14 @@ class Balancer(nn.Module):
         scale: Tensor | float | None,
     ) -> BalancerReport | None:
         step, self._step = self._step, None
-        named, total = self._placed(losses)
+        named, names, total = self._placed(losses)
         scope, reach = self._shared(parameters, total)
         if step is None:
+            flags = self._flags(named, names, total, present)
             found = [*named.values(), *([] if penalty is None else [penalty]), *reach[:1]]
             device = found[0].device if found else torch.get_default_device()
             zeros = torch.zeros(total, dtype=widest(device), device=device)
-            step = _Step(self._flags(named, total, present), zeros)
+            step = _Step(flags, zeros)
         terms = [(place, loss) for place, loss in named.items() if step.present[place]]
         for place, loss in terms:
             step.losses[place] += loss.detach()
@@ -368,20 +370,26 @@ class Balancer(nn.Module):
         assert step.weights is not None
         return BalancerReport(step.losses, step.weights, step.gramian, step.present, reduced)
 
-    def _flags(self, named: Mapping[int, Tensor], total: int, present: Present | None) -> tuple[bool, ...]:
+    def _flags(
+        self, named: Mapping[int, Tensor], names: Sequence[str], total: int, present: Present | None
+    ) -> tuple[bool, ...]:
         """Which of the T tasks take part in this step."""
-        if present is None:
-            flags = anywhere([place in named for place in range(total)])
-        elif isinstance(present, Mapping):
-            flags = [bool(present.get(name, False)) for name in self._names(present)]
+        if isinstance(present, Mapping):
+            names = self._names(present, names)
+            said = [present.get(name) for name in names]
+        elif present is None:
+            said = [None] * total
         else:
-            flags = [bool(flag) for flag in (present.tolist() if isinstance(present, Tensor) else present)]
-        if len(flags) != total:
-            raise ConfigurationError(f"expected the presence of {total} tasks, got {len(flags)}")
-        return tuple(flags)
+            said = list(present.tolist() if isinstance(present, Tensor) else present)
+        if len(said) != total:
+            raise ConfigurationError(f"expected the presence of {total} tasks, got {len(said)}")
+        if None in said:
+            found = anywhere([place in named for place in range(total)])
+            said = [flag if told is None else told for told, flag in zip(said, found, strict=True)]
+        return tuple(bool(flag) for flag in said)
 
-    def _names(self, given: Mapping[str, Any]) -> tuple[str, ...]:
-        names = tuple(given) if self.tasks is None else self.tasks
+    def _names(self, given: Mapping[str, Any], known: Sequence[str] | None) -> tuple[str, ...]:
+        names = tuple(known or given)
         for name in given:
             if name not in names:
                 raise ConfigurationError(
@@ -390,17 +398,17 @@ class Balancer(nn.Module):
                 )
         return names
 
-    def _placed(self, losses: Losses) -> tuple[dict[int, Tensor], int]:
-        """The losses by place, and T."""
+    def _placed(self, losses: Losses) -> tuple[dict[int, Tensor], tuple[str, ...], int]:
+        """The losses by place, the tasks' names as far as they are known, and T."""
+        names = self.tasks or ()
         if isinstance(losses, Mapping):
-            names = self._names(losses)
-            return {place: losses[name] for place, name in enumerate(names) if name in losses}, len(names)
-        given: Sequence[Tensor | None] = losses.unbind() if isinstance(losses, Tensor) else losses
-        if self.tasks is not None and len(given) != len(self.tasks):
-            raise ConfigurationError(
-                f"expected {len(self.tasks)} losses ({', '.join(self.tasks)}), got {len(given)}"
-            )
-        return {place: loss for place, loss in enumerate(given) if loss is not None}, len(given)
+            names = self._names(losses, names)
+            given: Sequence[Tensor | None] = [losses.get(name) for name in names]
+        else:
+            given = losses.unbind() if isinstance(losses, Tensor) else losses
+        if names and len(given) != len(names):
+            raise ConfigurationError(f"expected {len(names)} losses ({', '.join(names)}), got {len(given)}")
+        return {place: loss for place, loss in enumerate(given) if loss is not None}, names, len(given)
 
     def _shared(
         self, parameters: Parameters | None, total: int
@@ -408,6 +416,11 @@ class Balancer(nn.Module):
         """The parameters that several tasks share, with those tasks' places, and all that were given."""
         if parameters is None:
             return {}, []
+        if isinstance(parameters, nn.Module):
+            raise ConfigurationError(
+                f"expected the parameters that tasks share, got a {type(parameters).__name__}: "
+                f"pass module.parameters()"
+            )
         everybody = tuple(range(total))
         if not isinstance(parameters, Mapping):
             shared = {p: everybody for p in parameters if p.requires_grad}
