@@ -54,6 +54,32 @@ def test_wrong_input_is_answered_in_one_sentence(
     assert len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "quickstart", "--out", "{file}/x"], "expected a folder, but {file} is a file"),
+        (["quickstart", "--out", "{file}"], "expected a folder, but {file} is a file"),
+        (["data", "build", "rooms", "--out", "{file}/x"], "expected a folder, but {file} is a file"),
+        (["data", "show", "rooms", "--out", "{file}/x.png"], "expected a folder, but {file} is a file"),
+        (["data", "show", "rooms", "--out", "{folder}/x.foo"], "such as samples.png, got {folder}/x.foo"),
+        (["data", "show", "rooms", "--out", "{folder}/x"], "such as samples.png, got {folder}/x"),
+        (["data", "show", "rooms", "--out", "{folder}"], "expected a file's name, but {folder} is a folder"),
+        (["report", "runs", "--out", "{file}/x.html"], "expected a folder, but {file} is a file"),
+        (["evaluate", "runs/a", "--json", "{file}/x"], "expected a folder, but {file} is a file"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_work_begins(
+    arguments: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (file := tmp_path / "afile").touch()
+    places = {"file": file, "folder": tmp_path}
+    assert main([argument.format_map(places) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert said.format_map(places) in err
+    assert len(err.splitlines()) == 1
+
+
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--debug", "lst"]) == 2
     assert "Traceback" in capsys.readouterr().err

@@ -186,7 +186,7 @@ def make_parser() -> Parser:
     )
     quick.add_argument(
         "--out",
-        type=Path,
+        type=folder,
         default=Path("quickstart"),
         metavar="DIR",
         help="where runs and the report go (default: quickstart)",
@@ -206,7 +206,7 @@ def make_parser() -> Parser:
         ),
     )
     train_.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a built-in recipe")
-    train_.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/RECIPE)")
+    train_.add_argument("--out", type=folder, metavar="DIR", help="the run's folder (default: runs/RECIPE)")
     train_.add_argument(
         "--fresh", action="store_true", help="refuse to go on with a run that is already in DIR"
     )
@@ -230,14 +230,14 @@ def make_parser() -> Parser:
     evaluate_.add_argument(
         "--window", type=size, metavar="HxW", help="slide a window of this size over larger images"
     )
-    evaluate_.add_argument("--json", type=Path, metavar="FILE", help="also write the scores there")
+    evaluate_.add_argument("--json", type=file, metavar="FILE", help="also write the scores there")
 
     report_ = add("report", report, help="compare runs: table in the terminal, HTML, Markdown and CSV")
     report_.add_argument(
         "runs", type=Path, nargs="+", metavar="RUN", help="runs' folders, or one folder that holds them"
     )
     report_.add_argument(
-        "--out", type=Path, metavar="FILE", help="the HTML file (default: report.html beside the runs)"
+        "--out", type=file, metavar="FILE", help="the HTML file (default: report.html beside the runs)"
     )
 
     data_ = add("data", lambda parsed: parsed.parser.print_help(), help="check, show or build data")
@@ -266,7 +266,7 @@ def make_parser() -> Parser:
     show.add_argument("--samples", type=int, default=6, metavar="N", help="how many samples (default: 6)")
     show.add_argument(
         "--out",
-        type=Path,
+        type=file,
         default=Path("samples.png"),
         metavar="FILE",
         help="the picture (default: samples.png)",
@@ -274,7 +274,7 @@ def make_parser() -> Parser:
     build = add_data("build", data_build, "make the data that can be made: rooms are rendered")
     build.add_argument(
         "--out",
-        type=Path,
+        type=folder,
         required=True,
         metavar="DIR",
         help="where it goes; an interrupted build goes on there",
@@ -319,6 +319,24 @@ def size(text: str) -> tuple[int, int]:
     if not (cross and height.isdigit() and width.isdigit() and int(height) and int(width)):
         raise argparse.ArgumentTypeError(f"a size is HEIGHTxWIDTH in pixels, as 192x256; got {text!r}")
     return int(height), int(width)
+
+
+def folder(text: str) -> Path:
+    """Reads a folder that is there or can be made."""
+    path = Path(text)
+    nearest = next(place for place in (path, *path.parents) if place.exists())
+    if not nearest.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a folder, but {nearest} is a file: name another place")
+    return path
+
+
+def file(text: str) -> Path:
+    """Reads the name of a file whose folder is there or can be made."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file's name, but {path} is a folder: name a file in it")
+    folder(str(path.parent))
+    return path
 
 
 def quickstart(parsed: argparse.Namespace) -> None:

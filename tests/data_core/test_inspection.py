@@ -79,6 +79,12 @@ def test_a_sheet_of_nothing_is_refused(root: Path, tmp_path: Path, samples: int)
         plait.data.show("rooms", root, samples=samples, out=tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("name", ["a.foo", "a"])
+def test_a_picture_of_no_known_format_is_refused(root: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"such as samples.png, got .*{name}"):
+        plait.data.show("rooms", root, out=tmp_path / name)
+
+
 def test_tiny_rooms_are_the_same_for_the_same_seed(tmp_path: Path) -> None:
     first, again, other = (
         write_tiny_rooms(tmp_path / str(k), images=(2, 1, 1), size=(12, 16), seed=seed)

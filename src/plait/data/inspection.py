@@ -178,7 +178,7 @@ def show(
         root: Its folder; the data set's own default if None.
         split: Which split.
         samples: How many rows, at least 1.
-        out: The PNG to write.
+        out: The picture to write; its ending names the format, as in ``samples.png``.
         tasks: Whose labels to draw, in their order; by default one a label that the set has (ids without
             class names, such as instances, are left out).
 
@@ -186,11 +186,13 @@ def show(
         ``out``.
 
     Raises:
-        ConfigurationError: If there is no such data set or split, or no sample is asked for.
+        ConfigurationError: If there is no such data set or split, no sample is asked for, or ``out`` has an
+            ending that no format of pictures has.
         DataError: If the data cannot be read.
     """
     if samples < 1:
         raise ConfigurationError(f"expected at least 1 sample to draw, got {samples}: ask for more")
+    _check_format(Path(out))
     kind = registry.resolve("data set", name)
     fields: Mapping[str, type[Label]] = getattr(kind, "fields", {})
     labels = tuple(task.label for task in tasks) or tuple(fields)
@@ -198,6 +200,17 @@ def show(
     drawn = tuple(tasks) or default_tasks(dataset)
     places = np.unique(np.linspace(0, max(len(dataset) - 1, 0), min(samples, len(dataset))).astype(int))
     return _sheet([dataset[int(place)] for place in places], drawn, Path(out))
+
+
+def _check_format(out: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    known = FigureCanvasAgg.get_supported_filetypes()
+    if out.suffix[1:].lower() not in known:
+        raise ConfigurationError(
+            f"expected the name of a picture such as samples.png, got {out}: "
+            f"let it end in one of {', '.join(sorted(known))}"
+        )
 
 
 def default_tasks(dataset: DataSet) -> tuple[Task, ...]:
