@@ -185,3 +185,27 @@ def test_a_task_without_labels_is_left_out_and_one_without_known_pixels_is_zero(
 def test_an_auxiliary_task_that_nobody_predicts_is_named() -> None:
     with pytest.raises(ConfigurationError, match=r"'normals' has labels but .* intermediate predictions"):
         losses(TASKS, Predictions(predictions().final), TARGETS)
+
+
+def test_a_label_of_an_unknown_task_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"no task 'semsg' \(did you mean 'semseg'\?\)"):
+        losses(TASKS, predictions(), {"semsg": TARGETS["semseg"], "depth": TARGETS["depth"]})
+
+
+@pytest.mark.parametrize("kind", ["semantic", "depth", "normals", "edges", "saliency"])
+@pytest.mark.parametrize("shape", [(2, 4, 8), (2, 16, 16), (1, 8, 8), (3, 8, 8)])
+def test_a_label_of_another_size_is_refused_for_every_kind(kind: str, shape: tuple[int, int, int]) -> None:
+    images, height, width = shape
+    options = {"classes": 4} if kind == "semantic" else {}
+    (task,) = parse({"it": {"kind": kind, **options}})
+    made = Predictions({"it": torch.zeros(2, task.channels, 8, 8)})
+    label = torch.stack([task.label_type.unknown_like(height, width)] * images)
+    with pytest.raises(ConfigurationError, match=r"expected a label of shape \[2, \d, 8, 8\] for task 'it'"):
+        losses([task], made, {"it": label})
+
+
+def test_a_label_without_its_channel_and_one_of_an_auxiliary_task_are_refused_too() -> None:
+    with pytest.raises(ConfigurationError, match=r"\[2, 1, 8, 8\] for task 'semseg', .* got \[2, 8, 8\]"):
+        losses(TASKS, predictions(), {"semseg": TARGETS["semseg"][:, 0]})
+    with pytest.raises(ConfigurationError, match=r"\[2, 3, 8, 8\] for task 'normals', .* got \[2, 3, 4, 4\]"):
+        losses(TASKS, predictions(), {"normals": TARGETS["normals"][..., :4, :4]})

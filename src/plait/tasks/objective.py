@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plait.errors import ConfigurationError
 from plait.models.predictions import Predictions
-from plait.registry import check_options, resolve
+from plait.registry import check_options, nearest, resolve
 from plait.tasks.base import Task, check_name
 from plait.tasks.loss import at_least_float32
 
@@ -71,8 +71,9 @@ def losses(
 ) -> dict[str, Tensor]:
     """One loss a task: its final prediction's and every intermediate level's, summed with equal weight.
 
-    Predictions are resized bilinearly to the size of their target. Tasks without an entry in ``targets`` are
-    left out; one whose target holds no known pixel has loss zero with a zero gradient.
+    Intermediate predictions are resized bilinearly to the size of their target; final ones have it. Tasks
+    without an entry in ``targets`` are left out; one whose target holds no known pixel has loss zero with a
+    zero gradient.
 
     Args:
         tasks: In declared order, which is also the order of the result.
@@ -85,14 +86,21 @@ def losses(
         ``{task: scalar}`` in float32 at least, connected to the predictions.
 
     Raises:
-        ConfigurationError: If a task with a target is not predicted anywhere.
+        ConfigurationError: If a task with a target is unknown or not predicted anywhere, or its target does
+            not have the shape that belongs to the predictions.
     """
+    names = [task.name for task in tasks]
+    for name in targets:
+        if name not in names:
+            raise ConfigurationError(
+                f"there is no task {name!r}{nearest(name, names)} for the label of that name; "
+                f"the tasks are {', '.join(names)}"
+            )
     result = {}
     for task in tasks:
         if task.name not in targets:
             continue
         target = targets[task.name]
-        known = task.loss.counts(target) if counts is None else counts[task.name]
         levels = [
             level[task.name] for level in (predictions.final, *predictions.intermediate) if task.name in level
         ]
@@ -105,6 +113,15 @@ def losses(
                     else ""
                 )
             )
+        # An auxiliary task has no final prediction, but the other tasks' are of the same images.
+        final = next(iter(predictions.final.values()), levels[0])
+        expected = [len(final), task.label_type.channels, *final.shape[-2:]]
+        if list(target.shape) != expected:
+            raise ConfigurationError(
+                f"expected a label of shape {expected} for task {task.name!r}, to fit the prediction, "
+                f"got {list(target.shape)}: crop or resize both alike"
+            )
+        known = task.loss.counts(target) if counts is None else counts[task.name]
         shares = [task.loss(resized(level, target.shape[-2:]), target, known) for level in levels]
         result[task.name] = sum(shares[1:], start=shares[0])
     return result
