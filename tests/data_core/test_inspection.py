@@ -29,6 +29,7 @@ def test_a_report_says_what_is_there(root: Path) -> None:
     assert report.good
     for expected in (
         "licence: MIT",
+        "checksums: each split's file is verified against the manifest's SHA-256",
         "train: 4 samples",
         "val: 2",
         "wall, floor",

@@ -47,7 +47,7 @@ STORED: Mapping[str, tuple[tuple[str, ...], type[np.generic], int]] = {
 
 
 class Rooms:
-    """Rendered rooms with exact labels: what came with plait, or what ``plait data build rooms`` made.
+    """Rendered rooms with exact labels: what came with plait, or what ``plait data build rooms --out DIR`` made.
 
     A folder holds ``{split}.parquet`` and ``manifest.json``; each file is verified against the manifest's
     SHA-256 when it is opened (again only if its size, time or inode has changed). Columns:
@@ -186,6 +186,7 @@ class Rooms:
             "folder": str(self.root),
             "licence": str(self.manifest.get("licence", "not stated")),
             "made by": str(self.manifest.get("command", "not stated")),
+            "checksums": "each split's file is verified against the manifest's SHA-256",
             "size": f"{self.size[0]}x{self.size[1]} (height x width)",
             "classes": ", ".join(self.classes["semantic"]),
         }
@@ -261,7 +262,7 @@ def locate(root: Path, cache_dir: Path) -> Path:
             return folder
     raise DataError(
         f"{root}: expected a folder (or archive) with manifest.json and {{split}}.parquet; "
-        f"give root, or make one with: plait data build rooms"
+        f"give root, or make one with: plait data build rooms --out DIR"
     )
 
 
