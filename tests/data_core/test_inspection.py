@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 from PIL import Image
 from torch import Tensor
 
 import plait.data
-from plait.data.rooms.dataset import Rooms
+from plait.data.inspection import _sheet, default_tasks
+from plait.data.rooms.dataset import FIELDS, Rooms
 from plait.errors import ConfigurationError
 from plait.tasks import parse
 from plait.testing import analytic_scene, write_tiny_rooms
@@ -65,6 +67,18 @@ def test_a_sheet_has_a_row_a_sample_and_a_column_a_task(root: Path, tmp_path: Pa
     with Image.open(few) as small, Image.open(many) as large:
         assert small.width < large.width
         assert small.height < large.height
+
+
+def test_a_sheet_says_how_to_read_it_and_depth_fills_its_colours(root: Path) -> None:
+    rooms = Rooms("train", tuple(FIELDS), root)
+    shown = [rooms[0], rooms[1]]
+    tasks = default_tasks(rooms, shown)
+    texts = {text.get_text() for text in _sheet(shown, tasks).findobj(Text)}
+    depths = torch.cat([sample.targets["depth"].as_subclass(Tensor).flatten() for sample in shown])
+    far = f"{depths.quantile(0.99):.2g} m"
+    assert {"0 m", far, *rooms.classes["semantic"], "faces up", "0", "1"} <= texts
+    depth = next(task for task in tasks if task.name == "depth")
+    assert depth.legend.high == far != default_tasks(rooms)[1].legend.high
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,10 @@ from plait.data.sample import DataSet, Sample
 from plait.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
-    from plait.tasks.base import Task
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from plait.tasks.base import Legend, Task
 
 SPLITS = ("train", "val", "test")
 
@@ -171,7 +175,7 @@ def show(
     out: Path | str = "samples.png",
     tasks: Sequence[Task] = (),
 ) -> Path:
-    """Draws samples spread over a split, a row each: the image and every label.
+    """Draws samples spread over a split, a row each, the image and every label; below, how to read each.
 
     Args:
         name: Of the data set.
@@ -180,7 +184,8 @@ def show(
         samples: How many rows, at least 1.
         out: The picture to write; its ending names the format, as in ``samples.png``.
         tasks: Whose labels to draw, in their order; by default one a label that the set has (ids without
-            class names, such as instances, are left out).
+            class names, such as instances, are left out), the colours of depth reaching to the 99th
+            percentile of the drawn samples.
 
     Returns:
         ``out``.
@@ -197,9 +202,12 @@ def show(
     fields: Mapping[str, type[Label]] = getattr(kind, "fields", {})
     labels = tuple(task.label for task in tasks) or tuple(fields)
     dataset = _undecoded(name, split, labels, root)
-    drawn = tuple(tasks) or default_tasks(dataset)
     places = np.unique(np.linspace(0, max(len(dataset) - 1, 0), min(samples, len(dataset))).astype(int))
-    return _sheet([dataset[int(place)] for place in places], drawn, Path(out))
+    shown = [dataset[int(place)] for place in places]
+    figure = _sheet(shown, tuple(tasks) or default_tasks(dataset, shown))
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=120)
+    return Path(out)
 
 
 def _check_format(out: Path) -> None:
@@ -213,8 +221,11 @@ def _check_format(out: Path) -> None:
         )
 
 
-def default_tasks(dataset: DataSet) -> tuple[Task, ...]:
-    """One task a label of a data set, named after it, for pictures; ids without class names have none."""
+def default_tasks(dataset: DataSet, samples: Sequence[Sample] = ()) -> tuple[Task, ...]:
+    """One task a label of a data set, named after it, for pictures; ids without class names have none.
+
+    With samples, the colours of depth reach to their 99th percentile.
+    """
     from plait.tasks import parse
 
     declaration: dict[str, dict[str, Any]] = {}
@@ -229,23 +240,34 @@ def default_tasks(dataset: DataSet) -> tuple[Task, ...]:
             declaration[label] = {"kind": by_type}
         if label in declaration:
             declaration[label]["label"] = label
+            far = _far([sample.targets[label] for sample in samples if label in sample.targets])
+            if declaration[label]["kind"] == "depth" and far > 0:
+                declaration[label]["far"] = far
     return parse(declaration)
 
 
-def _sheet(samples: Sequence[Sample], tasks: Sequence[Task], out: Path) -> Path:
+def _far(depths: Sequence[Tensor]) -> float:
+    """The 99th percentile of known depths, to two digits; 0 if none is known."""
+    known = np.concatenate([np.zeros(0), *(depth[depth.isfinite()].numpy() for depth in depths)])
+    return float(f"{np.quantile(known, 0.99):.2g}") if len(known) else 0.0
+
+
+def _sheet(samples: Sequence[Sample], tasks: Sequence[Task]) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = 1 + len(tasks)
+    columns, rows = 1 + len(tasks), max(1, len(samples))
     height, width = samples[0].image.shape[-2:] if samples else (3, 4)
-    figure = Figure(
-        figsize=(2.2 * columns, 2.2 * height / width * max(1, len(samples)) + 0.4), layout="constrained"
-    )
+    entries = max((len(task.legend.entries) for task in tasks), default=0)
+    heights = [2.2 * height / width + 0.1] * rows + [0.4 + 0.13 * math.ceil(entries / 2)]
+    figure = Figure(figsize=(2.2 * columns, sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(max(1, len(samples)), columns, squeeze=False)
+    axes = figure.subplots(rows + 1, columns, squeeze=False, height_ratios=heights)
     for axis in axes.flat:
         axis.set_axis_off()
-    for row, sample in zip(axes, samples, strict=False):
+    for axis, task in zip(axes[-1, 1:], tasks, strict=True):
+        _draw_legend(axis, task.legend)
+    for row, sample in zip(axes[:-1], samples, strict=False):
         row[0].imshow(sample.image.permute(1, 2, 0).numpy())
         row[0].set_title(sample.id, fontsize=7)
         for axis, task in zip(row[1:], tasks, strict=True):
@@ -256,6 +278,24 @@ def _sheet(samples: Sequence[Sample], tasks: Sequence[Task], out: Path) -> Path:
                 axis.set_title(task.name, fontsize=7)
             else:
                 axis.set_title(f"no {task.name}", fontsize=7)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
-    return out
+    return figure
+
+
+def _draw_legend(axis: Axes, legend: Legend) -> None:
+    """Swatches with their texts in two columns, or a bar between its two ends."""
+    from matplotlib.patches import Patch
+
+    if legend.entries:
+        swatches = [
+            Patch(color=(r / 255, g / 255, b / 255), label=text) for text, (r, g, b) in legend.entries
+        ]
+        axis.legend(
+            handles=swatches, ncols=2, loc="upper center", frameon=False, fontsize=6, borderaxespad=0,
+            handlelength=1, columnspacing=1, labelspacing=0.3,
+        )  # fmt: skip
+    if legend.bar is not None:
+        bar = axis.inset_axes((0.2, 0.85, 0.6, 0.1))
+        bar.imshow(np.asarray(legend.bar)[None], aspect="auto")
+        bar.set_axis_off()
+        axis.text(0.17, 0.9, legend.low, ha="right", va="center", fontsize=6)
+        axis.text(0.83, 0.9, legend.high, ha="left", va="center", fontsize=6)

@@ -47,7 +47,7 @@ STORED: Mapping[str, tuple[tuple[str, ...], type[np.generic], int]] = {
 
 
 class Rooms:
-    """Rendered rooms with exact labels: what came with plait, or what ``plait data build rooms --out DIR`` made.
+    """Rendered rooms with exact labels: what came with plait, or what ``plait data build`` made.
 
     A folder holds ``{split}.parquet`` and ``manifest.json``; each file is verified against the manifest's
     SHA-256 when it is opened (again only if its size, time or inode has changed). Columns:
