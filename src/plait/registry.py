@@ -13,8 +13,12 @@ import importlib
 import inspect
 import operator
 import sys
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+import types
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Literal
 
 from plait.errors import ConfigurationError
 
@@ -63,6 +67,16 @@ BASES: Mapping[str, str] = {
     "task kind": "plait.tasks.base:Task",
 }
 """What a part of each axis derives from or, for a task kind, returns; data sets follow a protocol instead."""
+
+FROM_PROGRAM: Mapping[str, tuple[str, ...]] = {
+    "encoder": ("make_backbone", "tasks"),
+    "decoder": ("tasks", "channels", "strides", "groups", "default_head"),
+    "head": ("channels", "strides", "outputs"),
+    "balancer": ("tasks",),
+    "data set": ("split", "labels"),
+    "task kind": ("name",),
+}
+"""What only the program knows of a part of each axis; its other arguments are options."""
 
 
 def nearest(word: str, known: Collection[str]) -> str:
@@ -141,24 +155,120 @@ def build(axis: str, name: str, options: Mapping[str, Any], /, **known_at_run_ti
     """Builds a component from its name and options, plus the parts that only the program knows.
 
     Raises:
-        ConfigurationError: If an option is not an argument of the constructor; names the nearest one.
+        ConfigurationError: If an option is unknown (names the nearest), missing or of a wrong type.
     """
     check_options(axis, name, options)
-    if taken := known_at_run_time.keys() & options.keys():
-        raise ConfigurationError(
-            f"{axis} {name!r} gets {min(taken)!r} from the program: leave that option out"
-        )
+    check_complete(axis, name, options)
     return resolve(axis, name)(**known_at_run_time, **options)
 
 
 def check_options(axis: str, name: str, options: Mapping[str, Any]) -> None:
-    """Raises :class:`ConfigurationError` for an option that the named component does not take."""
-    parameters = inspect.signature(resolve(axis, name)).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return
+    """Raises :class:`ConfigurationError` for an unknown option, or one of a wrong type."""
+    part, found = f"{axis} {name!r}", resolve(axis, name)
     for option in options:
-        if option not in parameters:
+        if option in FROM_PROGRAM[axis]:
+            raise ConfigurationError(f"{part} gets {option!r} from the program: leave that option out")
+    check_arguments(part, found, options, but=FROM_PROGRAM[axis])
+
+
+def check_complete(axis: str, name: str, options: Collection[str]) -> None:
+    """Raises :class:`ConfigurationError` if an option that the component needs is missing."""
+    found = resolve(axis, name)
+    for option, parameter in inspect.signature(found).parameters.items():
+        needed = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+        if needed and option not in (*FROM_PROGRAM[axis], *options):
             raise ConfigurationError(
-                f"{axis} {name!r} has no option {option!r}{nearest(option, parameters)}; "
-                f"it takes {', '.join(parameters)}"
+                f"{axis} {name!r} needs the option {option!r}: {in_words(annotation_of(found, option))}"
             )
+
+
+def check_arguments(
+    part: str, function: Callable[..., Any], options: Mapping[str, Any], *, but: Collection[str]
+) -> None:
+    """Checks names and types of keyword arguments against a signature.
+
+    Args:
+        part: What the function makes, for the message.
+        function: What would be called, a class or a function.
+        options: The arguments.
+        but: Arguments that are not the user's to give.
+
+    Raises:
+        ConfigurationError: If it does not take one of the options, or only values of another type.
+    """
+    parameters = inspect.signature(function).parameters
+    known = [option for option in parameters if option not in but]
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        known = [*known, *options]
+    for option, value in options.items():
+        if option not in known:
+            inner = [f"; its {o[:-8]}'s own go into {o}" for o in known if o.endswith("_options")]
+            raise ConfigurationError(
+                f"{part} has no option {option!r}{nearest(option, known)}; "
+                f"it takes {', '.join(known) or 'none'}{''.join(inner)}"
+            )
+        annotation = annotation_of(function, option)
+        if not fits(value, annotation):
+            raise ConfigurationError(
+                f"option {option!r} of {part} must be {in_words(annotation)}, got {value!r}"
+            )
+
+
+def annotation_of(function: Callable[..., Any], argument: str) -> Any:
+    """The type of an argument; ``Any`` if there is none, or none that can be found at run time."""
+    parameter = inspect.signature(function).parameters.get(argument)
+    if parameter is None or parameter.annotation is parameter.empty:
+        return Any
+    called = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]
+    holder = types.SimpleNamespace(__annotations__={argument: parameter.annotation})
+    try:
+        return typing.get_type_hints(holder, getattr(called, "__globals__", {}))[argument]
+    except (NameError, AttributeError, SyntaxError, TypeError):  # imported for type checkers only, or no type
+        return Any
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a value is of a plain type; any value is of a type that is not plain.
+
+    Of a literal only the type counts here: the part itself knows what each of its words means.
+
+    >>> fits(3, float), fits("no", bool), fits([1, "x"], list[int]), fits("12", Sequence[int] | None)
+    (True, False, False, False)
+    """
+    origin, parts = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if origin in (types.UnionType, typing.Union):
+        return any(fits(value, part) for part in parts)
+    if origin is Literal:
+        return any(type(value) is type(part) for part in parts)
+    if origin in (list, tuple, Sequence):
+        plain = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+        return plain and all(fits(item, part) for item in value for part in parts[:1])
+    if origin in (dict, Mapping):
+        return isinstance(value, Mapping) and all(fits(v, p) for v in value.values() for p in parts[1:])
+    if origin in (int, float):
+        return isinstance(value, Integral if origin is int else Real) and not isinstance(value, bool)
+    if origin is Path:
+        return isinstance(value, str | Path)
+    if origin in (bool, str, type(None)):
+        return isinstance(value, origin)
+    return True
+
+
+def in_words(annotation: Any) -> str:
+    """A plain type as a person would say it.
+
+    >>> in_words(int | list[str] | None), in_words(Mapping[str, float])
+    ('a whole number, a list (each text) or null', '{name: a number}')
+    """
+    origin, parts = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if origin in (types.UnionType, typing.Union):
+        *others, last = map(in_words, parts)
+        return f"{', '.join(others)} or {last}"
+    if origin is Literal:
+        return " or ".join(map(repr, parts))
+    if origin in (list, tuple, Sequence):
+        return f"a list (each {in_words(parts[0])})" if parts else "a list"
+    if origin in (dict, Mapping):
+        return f"{{name: {in_words(parts[1])}}}" if parts else "{name: value}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+    return {**words, type(None): "null"}.get(origin, "a value")

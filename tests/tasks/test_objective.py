@@ -112,7 +112,29 @@ def test_a_kind_says_that_it_returns_a_task() -> None:
         ({"depth": {"kind": "depth", "protocol": "mine"}}, "'plain' or 'survey'"),
         ({"depth": {"kind": "depth", "auxiliary": True}}, "every task is auxiliary"),
         ({"depth": {"kind": "depth", "weight": -1.0}}, "weight of task 'depth'"),
-        ({"s": {"kind": "semantic"}}, "cannot be made"),
+        (["depth"], r"expected tasks by name, as in .*, got \['depth'\]"),
+        ({3: {"kind": "depth"}}, "letters, digits and underscores.*got 3"),
+        ({"s": {"kind": "semantic"}}, "needs the option 'classes': a whole number or a list"),
+        ({"s": {"kind": "semantic", "classes": "20"}}, "whole number or a list .each text., got '20'"),
+        ({"s": {"kind": "semantic", "classes": "wall"}}, "'classes' of task kind 'semantic' must be"),
+        ({"s": {"kind": "semantic", "classes": [1, 2]}}, r"got \[1, 2\]"),
+        ({"s": {"kind": "semantic", "classes": True}}, "got True"),
+        ({"s": {"kind": "semantic", "classes": 3, "skip_empty": "no"}}, "true or false, got 'no'"),
+        (
+            {"s": {"kind": "semantic", "classes": 3, "ignore": 1}},
+            "must be a list .* or null, got 1",
+        ),
+        ({"s": {"kind": "semantic", "classes": 3, "absent": 1}}, "'skip' or 'zero' or 'present', got 1"),
+        ({"s": {"kind": "semantic", "classes": 3, "class_weights": {1: "x"}}}, "got {1: 'x'}"),
+        ({"n": {"kind": "normals", "exact_median": "no"}}, "true or false, got 'no'"),
+        ({"n": {"kind": "normals", "label": 3}}, "'label' of task kind 'normals' must be text, got 3"),
+        ({"n": {"kind": "normals", "weight": "1e-3"}}, "must be a number, got '1e-3'"),
+        ({"n": {"kind": "normals", "auxiliary": 1}}, "true or false, got 1"),
+        ({"z": {"kind": "depth", "loss": ["l1", "sobel"]}}, "text or {name: a number}, got"),
+        (
+            {"z": {"kind": "depth", "colour": 1}},
+            "it takes loss, parametrisation, protocol, far, label",
+        ),
         ({"s": {"kind": "semantic", "classes": 1}}, "2 to 255 classes"),
         ({"s": {"kind": "semantic", "classes": 256}}, "2 to 255 classes"),
         ({"s": {"kind": "semantic", "classes": ["a", "b", "a"]}}, "'a' more than once"),
@@ -126,7 +148,7 @@ def test_a_kind_says_that_it_returns_a_task() -> None:
         ({"a.b": {"kind": "depth"}}, "letters, digits and underscores"),
     ],
 )
-def test_a_wrong_declaration_is_answered_in_a_sentence(declaration: dict[str, Any], text: str) -> None:
+def test_a_wrong_declaration_is_answered_in_a_sentence(declaration: Any, text: str) -> None:
     with pytest.raises(ConfigurationError, match=text) as caught:
         parse(declaration)
     assert "\n" not in str(caught.value)

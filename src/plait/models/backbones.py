@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from plait.errors import ConfigurationError
 from plait.models.weights import WeightsReport, timm_network
-from plait.registry import nearest
+from plait.registry import check_arguments, nearest
 
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 
@@ -573,13 +572,7 @@ def create_backbone(
             f"there is one for {', '.join(FAMILIES)}"
         )
     family = FAMILIES[module]
-    known = [p for p in inspect.signature(family).parameters if p not in ("name", "pretrained", "weights")]
-    for option in options:
-        if option not in known:
-            raise ConfigurationError(
-                f"backbone {name!r} has no option {option!r}{nearest(option, known)}; "
-                f"it takes {', '.join(known)}"
-            )
+    check_arguments(f"backbone {name!r}", family, options, but=("name", "pretrained", "weights"))
     make: Any = family
     backbone: Backbone = make(name, pretrained=pretrained, weights=weights, **options)
     return backbone

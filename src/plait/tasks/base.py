@@ -147,7 +147,7 @@ def check_name(name: str) -> None:
     A name is a Python identifier that is not a keyword and that neither ``nn.Module`` nor
     ``nn.ModuleDict`` uses itself.
     """
-    if not name.isidentifier() or keyword.iskeyword(name):
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
         raise ConfigurationError(
             f"a task's name must be letters, digits and underscores, not starting with a digit; "
             f"got {name!r}: rename it"

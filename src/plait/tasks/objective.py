@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plait.errors import ConfigurationError
 from plait.models.predictions import Predictions
-from plait.registry import check_options, nearest, resolve
+from plait.registry import check_complete, check_options, nearest, resolve
 from plait.tasks.base import Task, check_name
 from plait.tasks.loss import at_least_float32
 
@@ -30,6 +30,10 @@ def parse(declaration: Mapping[str, Mapping[str, Any]]) -> tuple[Task, ...]:
     >>> [task.channels for task in tasks]
     [7, 1]
     """
+    if not isinstance(declaration, Mapping):
+        raise ConfigurationError(
+            f"expected tasks by name, as in {{'depth': {{'kind': 'depth'}}}}, got {declaration!r}"
+        )
     tasks = tuple(_task(name, options) for name, options in declaration.items())
     if not tasks:
         raise ConfigurationError(
@@ -51,6 +55,7 @@ def _task(name: str, given: Mapping[str, Any]) -> Task:
     if "name" in options:
         raise ConfigurationError(f"task {name!r} is named by its key; remove its option 'name'")
     check_options("task kind", given["kind"], options)
+    check_complete("task kind", given["kind"], options)
     try:
         task = resolve("task kind", given["kind"])(name, **options)
     except TypeError as error:
