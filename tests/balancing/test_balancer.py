@@ -255,3 +255,5 @@ def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
         plait.balancing.create("fixed", tasks=("depth",), weights={"dept": 1.0})
     with pytest.raises(ConfigurationError, match="fixed weights belong to tasks"):
         plait.balancing.create("fixed")
+    with pytest.raises(ConfigurationError, match=r"must be {name: a number} or null, got \[1, 2\]"):
+        plait.balancing.create("fixed", weights=[1, 2])

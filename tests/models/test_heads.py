@@ -45,6 +45,7 @@ def test_the_deeplab_head_sees_the_last_level_only() -> None:
 
 
 def test_the_deeplab_head_pools_over_the_whole_image() -> None:
+    torch.manual_seed(0)
     head = DeepLabHead(channels=(8,), strides=(8,), outputs=1, width=4, rates=(1,)).double().eval()
     features = torch.randn(1, 8, 20, 20, dtype=torch.float64, requires_grad=True)
     head([features])[0, 0, 0, 0].backward()
@@ -53,6 +54,7 @@ def test_the_deeplab_head_pools_over_the_whole_image() -> None:
 
 
 def test_the_deeplab_head_says_that_it_cannot_train_on_one_image() -> None:
+    torch.manual_seed(0)
     head = DeepLabHead(channels=(8,), strides=(8,), outputs=1, width=4, rates=(1,))
     one = [torch.randn(1, 8, 20, 20)]
     with pytest.raises(ConfigurationError, match=r"at least 2 images .* got 1; raise training\.batch_size"):

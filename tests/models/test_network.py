@@ -243,3 +243,47 @@ def test_a_few_steps_learn_a_small_batch(encoder: str) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            {"width": 3},
+            r"it takes head, head_options; its head's own go into head_options$",
+        ),
+        ({"channels": 3}, "gets 'channels' from the program: leave that option out"),
+        ({"head": 3}, "'head' of decoder 'independent' must be text or null, got 3"),
+        (
+            {"head": "fpn", "head_options": {"widht": 3}},
+            r"did you mean 'width'\?\); it takes width \(enc",
+        ),
+        ({"head": "linear", "head_options": {"width": 3}}, "no option 'width'; it takes none"),
+        (
+            {"head": "fpn", "head_options": {"width": "x"}},
+            "of head 'fpn' must be a whole number, got 'x'",
+        ),
+        ({"head": "fpn", "head_options": {"width": 0}}, "width must be 1 or more, got 0"),
+        ({"head": "deeplab", "head_options": {"width": -3}}, "width must be 1 or more, got -3"),
+        ({"head": "deeplab", "head_options": {"rates": 12}}, "a list .each a whole number., got 12"),
+        ({"head": "deeplab", "head_options": {"rates": [12, 0]}}, "rates must be 1 or more, got 0"),
+        ({"head": "deeplab", "head_options": {"dropout": 2}}, "dropout must be from 0 to 1, got 2"),
+    ],
+)
+def test_a_wrong_option_of_a_decoder_or_head_is_answered_in_a_sentence(
+    options: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        create_model(backbone=TINY, tasks=make_tasks(), decoder_options=options)
+
+
+def test_a_network_takes_a_declaration_of_tasks_and_refuses_bare_names() -> None:
+    network = create_model(backbone=TINY, tasks={"z": {"kind": "depth"}})
+    assert [task.name for task in network.tasks] == ["z"]
+    with pytest.raises(ConfigurationError, match=r"expected tasks, got 'z': declare them"):
+        create_model(backbone=TINY, tasks=["z"])  # type: ignore[list-item]
+
+
+def test_a_wrong_option_of_a_backbone_is_answered_in_a_sentence() -> None:
+    with pytest.raises(ConfigurationError, match="of backbone 'resnet18' must be a whole number, got '8'"):
+        create_model(backbone="resnet18", tasks=make_tasks(), backbone_options={"output_stride": "8"})

@@ -19,7 +19,7 @@ from torchvision.models import resnet18
 
 from plait.errors import CheckpointError, WeightsUnavailableError
 from plait.models import create_backbone
-from plait.models.weights import timm_network
+from plait.models.weights import read_weights, timm_network
 
 TINY = "test_efficientnet"
 
@@ -220,3 +220,10 @@ def test_weights_that_timm_fetched_are_reported(monkeypatch: pytest.MonkeyPatch)
     assert set(backbone.weights.loaded) | set(backbone.weights.unexpected) == set(fetched)
     assert "classifier.weight" in backbone.weights.unexpected
     assert torch.equal(backbone.stem.conv_stem.weight, fetched["conv_stem.weight"])
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_an_empty_file_of_weights_is_refused_with_a_reason(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"empty.{suffix}").touch()
+    with pytest.raises(CheckpointError, match=r"cannot be read \(\w.+\): fetch"):
+        read_weights(tmp_path / f"empty.{suffix}")

@@ -44,6 +44,9 @@ class ASPP(nn.Module):
 
     def __init__(self, channels: int, width: int, rates: Sequence[int], dropout: float) -> None:
         super().__init__()
+        _require_positive(width=width, rates=min(rates, default=1))
+        if not 0 <= dropout <= 1:
+            raise ConfigurationError(f"a head's dropout must be from 0 to 1, got {dropout}")
         self.branches = nn.ModuleList(
             [_conv(channels, width, 1), *(_conv(channels, width, 3, dilation=rate) for rate in rates)]
         )
@@ -148,6 +151,7 @@ class FPNHead(Head):
         self, *, channels: Sequence[int], strides: Sequence[int], outputs: int, width: int = 64
     ) -> None:
         super().__init__()
+        _require_positive(width=width)
         self.laterals = nn.ModuleList(nn.Conv2d(level, width, 1) for level in channels)
         self.conv = _conv(width, width, 3)
         self.last_layer = nn.Conv2d(width, outputs, 1)
@@ -184,6 +188,12 @@ class LinearHead(Head):
         for level, weight in zip(coarser, others, strict=True):
             logits = logits + _to_size_of(logits, F.conv2d(level, weight))
         return logits
+
+
+def _require_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ConfigurationError(f"a head's {name} must be 1 or more, got {size}")
 
 
 def _conv(inputs: int, outputs: int, kernel: int, *, dilation: int = 1, bias: bool = False) -> nn.Sequential:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+import plait.tasks
 from plait import registry
 from plait.errors import ConfigurationError
 from plait.models.backbones import Backbone, Normalisation, create_backbone
@@ -55,7 +56,7 @@ class MultiTaskNetwork(nn.Module):
 def create_model(
     *,
     backbone: str,
-    tasks: Sequence[Task],
+    tasks: Sequence[Task] | Mapping[str, Mapping[str, Any]],
     encoder: str = "shared",
     decoder: str = "independent",
     pretrained: bool = False,
@@ -68,7 +69,8 @@ def create_model(
 
     Args:
         backbone: timm's name of the image network; see :func:`~plait.models.backbones.create_backbone`.
-        tasks: The tasks in declared order, auxiliary ones included.
+        tasks: The tasks in declared order, auxiliary ones included, or their declaration; see
+            :func:`plait.tasks.parse`.
         encoder: A name of ``plait.list_encoders()``, or your own as ``package.module:Class``.
         decoder: A name of ``plait.list_decoders()``, or your own.
         pretrained: Whether backbones start from ImageNet weights.
@@ -83,21 +85,27 @@ def create_model(
         WeightsUnavailableError: If the pretrained weights cannot be had.
         CheckpointError: If the file of weights cannot be read or does not fit.
     """
+    declared = plait.tasks.parse(tasks) if isinstance(tasks, Mapping) else tuple(tasks)
+    for task in declared:
+        if not isinstance(task, Task):
+            raise ConfigurationError(
+                f"expected tasks, got {task!r}: declare them, as in {{'depth': {{'kind': 'depth'}}}}"
+            )
+    registry.check_options("decoder", decoder, decoder_options or {})
 
     def make_backbone() -> Backbone:
         return create_backbone(backbone, pretrained=pretrained, weights=weights, **(backbone_options or {}))
 
-    names = [task.name for task in tasks]
+    names = [task.name for task in declared]
     made: Encoder = registry.build(
         "encoder", encoder, encoder_options or {}, make_backbone=make_backbone, tasks=names
     )
-    registry.check_options("decoder", decoder, decoder_options or {})
     try:
         head: Decoder = registry.build(
             "decoder",
             decoder,
             decoder_options or {},
-            tasks=tuple(tasks),
+            tasks=declared,
             channels=made.channels,
             strides=made.strides,
             groups=made.groups,
@@ -107,4 +115,4 @@ def create_model(
         raise ConfigurationError(
             f"{error} (encoder {encoder!r} on {backbone!r}, decoder {decoder!r})"
         ) from error
-    return MultiTaskNetwork(made, head, tasks)
+    return MultiTaskNetwork(made, head, declared)

@@ -129,7 +129,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"opened: save its state_dict with safetensors or torch.save"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"weights {path} cannot be read ({error}): fetch or save it again") from error
+        reason = str(error) or "it ends too early"  # torch says nothing about an empty file
+        raise CheckpointError(f"weights {path} cannot be read ({reason}): fetch or save it again") from error
     for wrapper in ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
