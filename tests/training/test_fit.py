@@ -256,6 +256,21 @@ def test_an_unreadable_validation_image_loses_nothing(
     assert run == whole
 
 
+def test_an_undefined_criterion_is_refused_each_time(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(**{"training.keep": "best", "training.criterion": "depth.rmse"})
+
+    def undefined(*args: Any, **kwargs: Any) -> Any:
+        scores = evaluate(*args, **kwargs)
+        return {**scores, "depth": dict.fromkeys(scores["depth"], float("nan"))}
+
+    monkeypatch.setattr(fit, "evaluate", undefined)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="'depth.rmse' is undefined"):
+            train(recipe, tmp_path / "run", progress=False)
+
+
 def test_means_in_the_log_are_over_the_steps_that_had_the_task(
     make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,8 +176,9 @@ def validate(session: Session, run: Run) -> dict[str, Any]:
             row["validation_loss"], loss = nested(losses), sum(losses.values())
     if session.balancer.needs.scores:
         session.balancer.see_scores(scores)
+    better = recipe.training.keep == "best" and session.selection.improved(session.step, scores, loss)
     session.validated = session.step
-    if recipe.training.keep == "best" and session.selection.improved(session.step, scores, loss):
+    if better:
         session.save(run.path / "checkpoints" / "best")
     return row
 

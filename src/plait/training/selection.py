@@ -64,6 +64,7 @@ class Selection:
             self.first = {task.name: scores[task.name][task.headline.name] for task in self.tasks}
         value = self.value(scores, loss)
         if math.isnan(value) and begins:
+            self.first = {}
             raise ConfigurationError(
                 f"training.criterion {self.criterion!r} is undefined on the validation split, where a task "
                 f"has no known label: choose another criterion, or training.keep: last"
