@@ -18,7 +18,7 @@ from plait.data.sample import Batch, DataSet
 from plait.data.transforms import Augmentation
 from plait.errors import ConfigurationError, PlaitError
 from plait.models.network import MultiTaskNetwork
-from plait.registry import nearest
+from plait.registry import check_arguments
 from plait.training.checkpoint import explained_full_disk, find, write_atomically
 from plait.training.distributed import rank, world_size
 from plait.training.environment import environment
@@ -273,14 +273,9 @@ def make_augmentation(options: Mapping[str, Any]) -> Augmentation:
     Raises:
         ConfigurationError: If an option is unknown (names the nearest), or a value is wrong.
     """
-    known = list(Augmentation.__dataclass_fields__)
     if "size" not in options:
         raise ConfigurationError("augmentation needs a size, as in augmentation: {size: [192, 256]}")
-    for option in options:
-        if option not in known:
-            raise ConfigurationError(
-                f"augmentation has no option {option!r}{nearest(option, known)}; it takes {', '.join(known)}"
-            )
+    check_arguments("augmentation", Augmentation, options, but=())
     values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
     try:
         return Augmentation(**values)
