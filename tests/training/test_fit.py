@@ -267,7 +267,7 @@ def test_an_undefined_criterion_is_refused_each_time(
 
     monkeypatch.setattr(fit, "evaluate", undefined)
     for _ in range(2):
-        with pytest.raises(ConfigurationError, match="'depth.rmse' is undefined"):
+        with pytest.raises(ConfigurationError, match=r"'depth\.rmse' is undefined"):
             train(recipe, tmp_path / "run", progress=False)
 
 
