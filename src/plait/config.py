@@ -85,6 +85,8 @@ class Model:
         decoder: Interaction in the decoder, likewise.
         pretrained: Start the backbone from published weights.
         weights: A weight file for the backbone, in place of the published ones.
+        init_from: A trained run, or one for each task, whose weights each task's column (and head) starts
+            from; see :mod:`plait.models.initialise`.
         backbone_options: Further arguments of the backbone.
         frozen_norm: Keep the BatchNorm statistics and scales of the backbone as they are.
         gradient_checkpointing: Recompute the backbone's activations in the backward pass, to save memory.
@@ -95,6 +97,7 @@ class Model:
     decoder: Component = "independent"
     pretrained: bool = True
     weights: str | None = None
+    init_from: str | dict[str, str] | None = None
     backbone_options: dict[str, Any] = field(default_factory=dict)
     frozen_norm: bool = False
     gradient_checkpointing: bool = False
@@ -218,6 +221,9 @@ class Training:
         steps: Updates in all.
         batch_size: Images an update, over all processes and all accumulated parts.
         accumulate: Parts a batch is computed in, one after the other, to save memory.
+        alternate_tasks: An update for each task in turn from each batch, in place of one for all of them.
+        affinity_every: Steps between measurements of how a step on one task changes the others' losses
+            (TAG), which go into the log; None for none.
         seed: Decides initial weights, order, augmentation and dropout.
         precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: bf16 where it pays on this machine and network.
         channels_last: ``true``, ``false``, or ``auto``: where it pays.
@@ -239,6 +245,8 @@ class Training:
     steps: int = 1000
     batch_size: int = 8
     accumulate: int = 1
+    alternate_tasks: bool = False
+    affinity_every: int | None = None
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool | Literal["auto"] = "auto"
@@ -267,8 +275,9 @@ class Training:
         )
         if self.ema is not None:
             require(0 < self.ema < 1, "training.ema", "between 0 and 1", self.ema)
-        if self.validate_every is not None:
-            require(self.validate_every >= 1, "training.validate_every", "at least 1", self.validate_every)
+        for name in ("validate_every", "affinity_every"):
+            every = getattr(self, name)
+            require(every is None or every >= 1, f"training.{name}", "at least 1", every)
         if self.threads != "auto":
             require(self.threads >= 1, "training.threads", "at least 1", self.threads)
         if self.clip_norm is not None:

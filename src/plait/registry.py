@@ -25,9 +25,24 @@ from plait.errors import ConfigurationError
 ENCODERS: Mapping[str, str] = {
     "shared": "plait.models.encoders.shared:Shared",
     "separate": "plait.models.encoders.separate:Separate",
+    "cross_stitch": "plait.models.encoders.cross_stitch:CrossStitch",
+    "nddr_cnn": "plait.models.encoders.nddr_cnn:NDDRCNN",
+    "sluice": "plait.models.encoders.sluice:Sluice",
+    "mtan": "plait.models.encoders.mtan:MTAN",
+    "branched": "plait.models.encoders.branched:Branched",
+    "learned_branching": "plait.models.encoders.learned_branching:LearnedBranching",
+    "bmtas": "plait.models.encoders.bmtas:BMTAS",
+    "adashare": "plait.models.encoders.adashare:AdaShare",
+    "astmt": "plait.models.encoders.astmt:ASTMT",
 }
 DECODERS: Mapping[str, str] = {
     "independent": "plait.models.decoders.independent:Independent",
+    "pad_net": "plait.models.decoders.pad_net:PADNet",
+    "mti_net": "plait.models.decoders.mti_net:MTINet",
+    "pap_net": "plait.models.decoders.pap_net:PAPNet",
+    "jtrl": "plait.models.decoders.jtrl:JTRL",
+    "psd": "plait.models.decoders.psd:PSD",
+    "astmt": "plait.models.decoders.astmt:ASTMTDecoder",
 }
 HEADS: Mapping[str, str] = {
     "deeplab": "plait.models.heads:DeepLabHead",

@@ -1,4 +1,4 @@
-"""Small made-up scenes with exactly known labels, for tests: plait's own and those of your extensions."""
+"""Small made-up scenes with exactly known labels and a tiny backbone, for tests: plait's own and yours."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+    from plait.models.backbones import Backbone
 
 Array = NDArray[Any]
 
@@ -119,6 +126,66 @@ def write_tiny_rooms(
     }
     (root / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return root
+
+
+def tiny_backbone(
+    channels: Sequence[int] = (8, 12, 16, 20), strides: Sequence[int] = (4, 8, 16, 32)
+) -> Backbone:
+    """A backbone of a stem at stride 2 and a stage of two convolution blocks for each level, at random.
+
+    The same structure as a real one, small enough to train in a moment.
+
+    Args:
+        channels: Of each level.
+        strides: Of each level: each is that of the one before (2 before the first), or twice it.
+    """
+    from types import SimpleNamespace
+
+    from torch import nn
+
+    from plait.models.backbones import Backbone
+
+    def block(inputs: int, outputs: int, stride: int) -> nn.Module:
+        convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+    inputs = [8, *channels[:-1]]
+    steps = [after // before for before, after in zip([2, *strides[:-1]], strides, strict=True)]
+    return Backbone(
+        "tiny",
+        network=SimpleNamespace(pretrained_cfg={"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}),
+        channels=channels,
+        strides=strides,
+        weights=None,
+        stem={"block": block(3, 8, 2)},
+        stages=[
+            [block(before, after, step), block(after, after, 1)]
+            for before, after, step in zip(inputs, channels, steps, strict=True)
+        ],
+    )
+
+
+def reordered_state(module: nn.Module, before: Sequence[str], after: Sequence[str]) -> dict[str, Tensor]:
+    """The state of a network made for tasks in one order, for one made for them in another.
+
+    Parameters that are laid out by task (``task_axes`` of their module) have their blocks moved.
+
+    Args:
+        module: An encoder, a decoder or a network.
+        before: The order of tasks it was made for.
+        after: The order of tasks the state is for.
+    """
+    import torch
+
+    state = dict(module.state_dict())
+    places = [list(before).index(task) for task in after]
+    for prefix, part in module.named_modules():
+        for name, axes in getattr(part, "task_axes", {}).items():
+            key = f"{prefix}.{name}" if prefix else name
+            for axis in axes:
+                blocks = state[key].chunk(len(places), axis)
+                state[key] = torch.cat([blocks[place] for place in places], axis)
+    return state
 
 
 def _tiny_row(size: tuple[int, int], seed: int, room: int, view: int) -> dict[str, Any]:

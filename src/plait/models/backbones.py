@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import timm
-import torch
 from timm.models import is_model, model_entrypoint
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from plait.errors import ConfigurationError
+from plait.models.recompute import recomputed
 from plait.models.weights import WeightsReport, timm_network
 from plait.registry import check_arguments, nearest
 
@@ -34,7 +32,7 @@ class Stage(nn.Sequential):
 
     def forward(self, features: Tensor) -> Tensor:
         for block in self:
-            features = _recomputed(block, features) if self.recompute and self.training else block(features)
+            features = recomputed(block, features) if self.recompute and self.training else block(features)
         return features
 
 
@@ -116,6 +114,13 @@ class Backbone(nn.Module):
             level[..., : -(-height // stride), : -(-width // stride)]
             for level, stride in zip(levels, self.strides, strict=True)
         ]
+
+    def drop(self, part: int) -> None:
+        """Takes a part out, to be computed elsewhere: 0 is the stem, ``k`` the k-th stage."""
+        if part == 0:
+            self.stem = nn.Sequential()
+        else:
+            self.stages[part - 1] = Stage()  # type: ignore[index]
 
     def parts(self) -> list[list[nn.Module]]:
         """The network cut into consecutive parts, the stem first."""
@@ -398,7 +403,7 @@ class HRNet(Backbone):
 
     def _run(self, module: nn.Module, branches: list[Tensor]) -> list[Tensor]:
         if self.gradient_checkpointing and self.training:
-            result: list[Tensor] = _recomputed(module, branches)
+            result: list[Tensor] = recomputed(module, branches)
         else:
             result = module(list(branches))  # timm's module overwrites entries of its argument
         return result
@@ -600,30 +605,3 @@ def _remove_transformer_head(network: Any) -> None:
 
 def _without_identity(*blocks: nn.Module) -> list[nn.Module]:
     return [block for block in blocks if not isinstance(block, nn.Identity)]
-
-
-def _recomputed(module: nn.Module, features: Any) -> Any:
-    """Runs a module and keeps only its input for the backward pass."""
-
-    def run(given: Any) -> Any:
-        return module(list(given) if isinstance(given, list) else given)
-
-    if torch.compiler.is_compiling():  # the compiler recomputes values only, never the update of a buffer
-        return checkpoint(run, features, use_reentrant=False)
-    return checkpoint(
-        run, features, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(module))
-    )
-
-
-@contextmanager
-def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """While it lasts, batch norms compute as ever but do not count the batch a second time."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, momentum, counter in kept:
-            norm.momentum, norm.num_batches_tracked = momentum, counter

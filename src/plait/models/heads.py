@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plait.errors import ConfigurationError
+from plait.models.blocks import conv_norm_relu, to_size_of
 
 
 class Head(nn.Module, ABC):
@@ -48,10 +49,13 @@ class ASPP(nn.Module):
         if not 0 <= dropout <= 1:
             raise ConfigurationError(f"a head's dropout must be from 0 to 1, got {dropout}")
         self.branches = nn.ModuleList(
-            [_conv(channels, width, 1), *(_conv(channels, width, 3, dilation=rate) for rate in rates)]
+            [
+                conv_norm_relu(channels, width, 1),
+                *(conv_norm_relu(channels, width, 3, dilation=rate) for rate in rates),
+            ]
         )
-        self.pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), _conv(channels, width, 1))
-        self.project = nn.Sequential(_conv(width * (len(rates) + 2), width, 1), nn.Dropout(dropout))
+        self.pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv_norm_relu(channels, width, 1))
+        self.project = nn.Sequential(conv_norm_relu(width * (len(rates) + 2), width, 1), nn.Dropout(dropout))
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, C, h, w]`` to ``[B, width, h, w]``."""
@@ -98,7 +102,7 @@ class DeepLabHead(Head):
     ) -> None:
         super().__init__()
         self.aspp = ASPP(channels[-1], width, rates, dropout)
-        self.conv = _conv(width, width, 3)
+        self.conv = conv_norm_relu(width, width, 3)
         self.last_layer = nn.Conv2d(width, outputs, 1)
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
@@ -120,13 +124,13 @@ class HRNetHead(Head):
 
     def __init__(self, *, channels: Sequence[int], strides: Sequence[int], outputs: int) -> None:
         super().__init__()
-        self.fuse = _conv(sum(channels), sum(channels), 1, bias=True)
+        self.fuse = conv_norm_relu(sum(channels), sum(channels), 1, bias=True)
         self.last_layer = nn.Conv2d(sum(channels), outputs, 1)
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
         finest, *coarser = pyramid
         logits: Tensor = self.last_layer(
-            self.fuse(torch.cat([finest, *(_to_size_of(finest, level) for level in coarser)], 1))
+            self.fuse(torch.cat([finest, *(to_size_of(finest, level) for level in coarser)], 1))
         )
         return logits
 
@@ -153,13 +157,13 @@ class FPNHead(Head):
         super().__init__()
         _require_positive(width=width)
         self.laterals = nn.ModuleList(nn.Conv2d(level, width, 1) for level in channels)
-        self.conv = _conv(width, width, 3)
+        self.conv = conv_norm_relu(width, width, 3)
         self.last_layer = nn.Conv2d(width, outputs, 1)
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
         *finer, merged = (lateral(level) for lateral, level in zip(self.laterals, pyramid, strict=True))
         for level in reversed(finer):
-            merged = level + _to_size_of(level, merged)
+            merged = level + to_size_of(level, merged)
         logits: Tensor = self.last_layer(self.conv(merged))
         return logits
 
@@ -186,7 +190,7 @@ class LinearHead(Head):
         first, *others = torch.split(self.last_layer.weight, self.channels, dim=1)
         logits = F.conv2d(finest, first, self.last_layer.bias)
         for level, weight in zip(coarser, others, strict=True):
-            logits = logits + _to_size_of(logits, F.conv2d(level, weight))
+            logits = logits + to_size_of(logits, F.conv2d(level, weight))
         return logits
 
 
@@ -194,16 +198,3 @@ def _require_positive(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise ConfigurationError(f"a head's {name} must be 1 or more, got {size}")
-
-
-def _conv(inputs: int, outputs: int, kernel: int, *, dilation: int = 1, bias: bool = False) -> nn.Sequential:
-    """A convolution that keeps the size, batch norm and ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=bias),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )
-
-
-def _to_size_of(target: Tensor, level: Tensor) -> Tensor:
-    return F.interpolate(level, size=target.shape[-2:], mode="bilinear", align_corners=False)

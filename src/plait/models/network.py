@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import Parameter
 
 import plait.tasks
 from plait import registry
@@ -47,10 +48,37 @@ class MultiTaskNetwork(nn.Module):
         """``(mean, std)`` of RGB in [0, 1] that images are expected to be normalised with."""
         return self.encoder.normalisation
 
-    def forward(self, images: Tensor) -> Predictions:
-        """Maps normalised images ``[B, 3, H, W]`` to predictions at full size, in each task's logits."""
-        predictions: Predictions = self.decoder(self.encoder(images), size=images.shape[-2:])
-        return predictions
+    def forward(self, images: Tensor, tasks: Iterable[str] | None = None) -> Predictions:
+        """Maps normalised images ``[B, 3, H, W]`` to predictions at full size, in each task's logits.
+
+        With ``tasks``, only these are predicted, and what they do not need is not computed.
+        """
+        if tasks is None:
+            return self.decode(self.encoder(images), images.shape[-2:])
+        asked = set(self.encoder.asked(tasks))
+        pyramids = self.encoder(images, None if self.decoder.interacts else asked)
+        made = self.decode(pyramids, images.shape[-2:])
+        return made._replace(
+            final={task: map_ for task, map_ in made.final.items() if task in asked},
+            intermediate=[{t: m for t, m in level.items() if t in asked} for level in made.intermediate],
+            features={task: map_ for task, map_ in made.features.items() if task in asked},
+        )
+
+    def decode(self, pyramids: Mapping[str, Sequence[Tensor]], size: Sequence[int]) -> Predictions:
+        """Maps the encoder's pyramids to predictions at ``size``, with the penalties of both halves."""
+        made: Predictions = self.decoder(pyramids, size=size)
+        if own := self.encoder.penalties():
+            made = made._replace(penalties={**own, **made.penalties})
+        return made
+
+    def lr_multipliers(self) -> dict[Parameter, float]:
+        """Parameters that learn at a multiple of the learning rate, and the multiple."""
+        return {**self.encoder.lr_multipliers(), **self.decoder.lr_multipliers()}
+
+    def at_step(self, step: int, steps: int) -> None:
+        """Called before each update with how many were made and how many there will be."""
+        self.encoder.at_step(step, steps)
+        self.decoder.at_step(step, steps)
 
 
 def create_model(
@@ -97,10 +125,11 @@ def create_model(
         return create_backbone(backbone, pretrained=pretrained, weights=weights, **(backbone_options or {}))
 
     names = [task.name for task in declared]
-    made: Encoder = registry.build(
-        "encoder", encoder, encoder_options or {}, make_backbone=make_backbone, tasks=names
-    )
+    registry.check_options("encoder", encoder, encoder_options or {})
     try:
+        made: Encoder = registry.build(
+            "encoder", encoder, encoder_options or {}, make_backbone=make_backbone, tasks=names
+        )
         head: Decoder = registry.build(
             "decoder",
             decoder,

@@ -10,6 +10,7 @@ from torch import nn
 
 from plait import config
 from plait.errors import ConfigurationError
+from plait.models.network import MultiTaskNetwork
 from plait.models.parameters import backbone_depths
 from plait.registry import nearest
 
@@ -46,6 +47,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def parameter_groups(model: nn.Module, balancer: nn.Module, recipe: config.Optimizer) -> list[dict[str, Any]]:
     """Trainable parameters, sorted into groups of one multiplier and one decay.
 
+    A recipe's multiplier is on top of the network's own (:meth:`MultiTaskNetwork.lr_multipliers`).
+
     The balancer's own parameters are named ``balancer.<name>``. Freezing sets ``requires_grad`` to False.
 
     Raises:
@@ -60,6 +63,7 @@ def parameter_groups(model: nn.Module, balancer: nn.Module, recipe: config.Optim
                 f"{nearest(rule.pattern, named)}"
             )
     depths = backbone_depths(model) if recipe.layer_decay is not None else {}
+    own = model.lr_multipliers() if isinstance(model, MultiTaskNetwork) else {}
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in named.items():
         rule = next((rule for pattern, rule in rules if pattern.search(name)), config.Group(pattern=""))
@@ -67,7 +71,7 @@ def parameter_groups(model: nn.Module, balancer: nn.Module, recipe: config.Optim
             parameter.requires_grad_(False)
         if not parameter.requires_grad:
             continue
-        multiplier, decay = rule.lr_multiplier, rule.weight_decay
+        multiplier, decay = rule.lr_multiplier * own.get(parameter, 1.0), rule.weight_decay
         if recipe.layer_decay is not None and name in depths:
             multiplier *= recipe.layer_decay ** depths[name]
         if decay is None:

@@ -77,6 +77,7 @@ class Session:
         part = factor(self.recipe.schedule, self.step, self.recipe.training.steps)
         self.lr = self.recipe.optimizer.lr * part
         set_learning_rate(self.optimizer, self.lr)
+        self.model.at_step(self.step, self.recipe.training.steps)
 
     def buffers(self) -> list[Tensor]:
         """A copy of the running statistics, where a step may turn out not to count; else nothing."""

@@ -16,7 +16,6 @@ from plait.balancing.base import Balancer, BalancerReport
 from plait.data.sample import Batch
 from plait.errors import ConfigurationError, NonFiniteLossError
 from plait.models.network import MultiTaskNetwork
-from plait.models.predictions import Predictions
 from plait.tasks.base import Task
 from plait.tasks.objective import losses as task_losses
 from plait.training.distributed import anywhere, gathered, reduce_gradients, reduce_sum
@@ -93,15 +92,18 @@ def training_step(
                 pyramids = model.encoder(batch.images)
             with balancer.cut(pyramids) if model.encoder.has_cut else nullcontext(pyramids) as leaves:
                 with autocast(device, precision):
-                    predictions = model.decoder(leaves, size=batch.images.shape[-2:])
+                    predictions = model.decode(leaves, batch.images.shape[-2:])
                     losses = task_losses(model.tasks, predictions, batch.targets, counts)
+                    penalties = model.decoder.loss_penalties(predictions, losses)
                 take = balancer.backward if number == len(batches) else balancer.collect
                 balanced = take(
                     losses,
                     parameters=model.encoder.shared_parameters(),
                     others=model.decoder.parameters(),
                     present=present,
-                    penalty=mean_penalty(predictions, share=len(batch.images) / images),
+                    penalty=mean_penalty(
+                        {**predictions.penalties, **penalties}, share=len(batch.images) / images
+                    ),
                     scale=None if scaler is None else scaler.scale,
                 )
     assert balanced is not None  # the last call was backward
@@ -186,10 +188,9 @@ def present_tasks(tasks: Sequence[Task], batches: Sequence[Batch]) -> dict[str, 
     return dict(zip(names, anywhere(here), strict=True))
 
 
-def mean_penalty(predictions: Predictions, *, share: float) -> Tensor | None:
+def mean_penalty(penalties: Mapping[str, Tensor], *, share: float) -> Tensor | None:
     """The sum of the penalties, times this micro-batch's ``share`` of the images of the global batch."""
-    penalties = list(predictions.penalties.values())
-    return torch.stack(penalties).sum() * share if penalties else None
+    return torch.stack(list(penalties.values())).sum() * share if penalties else None
 
 
 def clip(model: MultiTaskNetwork, largest: float | None) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -30,7 +31,13 @@ class Encoder(nn.Module, ABC):
             that gradients can be taken there.
         normalisation: ``(mean, std)`` of RGB in [0, 1] that images are expected to be normalised with.
         default_head: The backbone family's usual head.
+        searches: Whether it draws a structure at random in training, which is another in evaluation.
+        task_axes: Of any module in it: a parameter laid out by task, to the axes that hold the tasks' equal
+            blocks in declared order; what lets weights be read in another order of tasks.
     """
+
+    searches: ClassVar[bool] = False
+    task_axes: ClassVar[Mapping[str, tuple[int, ...]]] = {}
 
     tasks: tuple[str, ...]
     channels: dict[str, tuple[int, ...]]
@@ -53,6 +60,28 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def shared_parameters(self) -> dict[tuple[str, ...], list[Parameter]]:
         """Every parameter of the encoder, once, under the tasks (in declared order) that use it."""
+
+    def penalties(self) -> dict[str, Tensor]:
+        """Scalars by name, functions of the parameters alone, added to the objective outside the balancer.
+
+        Only an encoder without a cut may have any.
+        """
+        return {}
+
+    def lr_multipliers(self) -> dict[Parameter, float]:
+        """Parameters that learn at a multiple of the learning rate, at every step of any schedule."""
+        return {}
+
+    def at_step(self, step: int, steps: int) -> None:
+        """Called before each update with how many were made and how many there will be.
+
+        What changes over training (a temperature, a warm-up) is a function of these two, so that a resumed
+        run computes what an uninterrupted one does.
+        """
+
+    def columns(self) -> dict[str, Backbone]:
+        """The backbone that computes each task's features, if every task has one (or all have the same)."""
+        return {}
 
     def asked(self, tasks: Iterable[str] | None) -> tuple[str, ...]:
         """The asked tasks in declared order; all for None.
@@ -85,3 +114,18 @@ def task_names(tasks: Sequence[str]) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ConfigurationError(f"task names must differ, got {', '.join(names)}: rename one")
     return names
+
+
+def staged(backbone: Backbone, encoder: str) -> Backbone:
+    """The backbone, if features can be exchanged between its stages.
+
+    Raises:
+        ConfigurationError: If it has no stages, naming the encoder.
+    """
+    if len(backbone.stages) == 0:
+        raise ConfigurationError(
+            f"encoder {encoder!r} acts between the stages of a backbone, but {backbone.name!r} has none that "
+            f"map one tensor to one: use a ResNet, EfficientNet, ConvNeXt or Swin, or encoder 'shared' or "
+            f"'separate'"
+        )
+    return backbone

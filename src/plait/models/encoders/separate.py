@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from plait.models.backbones import Backbone
 from plait.models.encoders.base import Encoder, MakeBackbone, Pyramids, task_names
 
 
@@ -40,3 +42,6 @@ class Separate(Encoder):
 
     def shared_parameters(self) -> dict[tuple[str, ...], list[Parameter]]:
         return {(task,): list(self.backbones[task].parameters()) for task in self.tasks}
+
+    def columns(self) -> dict[str, Backbone]:
+        return {task: cast("Backbone", self.backbones[task]) for task in self.tasks}

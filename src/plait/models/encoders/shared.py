@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 from torch.nn import Parameter
 
+from plait.models.backbones import Backbone
 from plait.models.encoders.base import Encoder, MakeBackbone, Pyramids, task_names
 
 
@@ -43,3 +44,6 @@ class Shared(Encoder):
 
     def shared_parameters(self) -> dict[tuple[str, ...], list[Parameter]]:
         return {self.tasks: list(self.parameters())}
+
+    def columns(self) -> dict[str, Backbone]:
+        return dict.fromkeys(self.tasks, self.backbone)
