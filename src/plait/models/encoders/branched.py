@@ -38,15 +38,15 @@ class Branched(Encoder):
         self.tasks = task_names(tasks)
         first = staged(make_backbone(), "branched")
         self.tree = Tree.parse(tree, tasks=self.tasks, parts=1 + len(first.stages))
-        leaders = [group[0] for group in self.tree.partitions[-1]]
+        leaders = [min(group) for group in self.tree.partitions[-1]]
         backbones = {leader: make_backbone() if number else first for number, leader in enumerate(leaders)}
         for part, partition in enumerate(self.tree.partitions):
-            for leader in set(leaders) - {group[0] for group in partition}:
+            for leader in set(leaders) - {min(group) for group in partition}:
                 backbones[leader].drop(part)
         self.backbones = nn.ModuleDict(backbones)
         self.channels = dict.fromkeys(self.tasks, first.channels)
         self.strides = dict.fromkeys(self.tasks, first.strides)
-        self.groups = {task: group[0] for group in self.tree.partitions[-1] for task in group}
+        self.groups = {task: min(group) for group in self.tree.partitions[-1] for task in group}
         self.has_cut = any(len(group) > 1 for group in self.tree.partitions[-1])
         self.normalisation = first.normalisation
         self.default_head = first.default_head
@@ -55,7 +55,7 @@ class Branched(Encoder):
         asked = self.asked(tasks)
         if not asked:
             return {}
-        backbone = cast("Backbone", self.backbones[self.tasks[0]])
+        backbone = cast("Backbone", self.backbones[min(self.tasks)])
         features = dict.fromkeys(asked, backbone.pad(images))
         levels: dict[str, list[Tensor]] = {task: [] for task in asked}
         for part, partition in enumerate(self.tree.partitions):
@@ -82,6 +82,6 @@ class Branched(Encoder):
         return users
 
     def _part(self, group: Group, part: int) -> nn.Module:
-        """The copy of a part that a group uses: that of its first task."""
-        backbone = cast("Backbone", self.backbones[group[0]])
+        """The copy of a part that a group uses: that of its first task by name, in any order of tasks."""
+        backbone = cast("Backbone", self.backbones[min(group)])
         return backbone.stages[part - 1] if part else backbone.stem
