@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from tests.models.published import FILES, compare, fill, waves
 from torch import nn
 
 import plait
-from tests.models.published import FILES, compare, fill, waves
+
 
 @pytest.mark.parametrize(
     ("file", "backbone", "parameters"),
