@@ -19,6 +19,7 @@ from plait.models.decoders.base import Decoder
 from plait.models.encoders.base import Encoder
 from plait.models.heads import Head
 from plait.tasks.base import Task
+from plait.testing import reordered_state, tiny_backbone
 
 BACKBONES: dict[str, dict[str, Any]] = {
     "resnet18": {},
@@ -34,7 +35,6 @@ BACKBONES: dict[str, dict[str, Any]] = {
 ENCODERS = list(registry.ENCODERS)
 DECODERS = list(registry.DECODERS)
 HEADS = list(registry.HEADS)
-TINY = "test_efficientnet"
 NAMES = ("semseg", "depth", "normals")
 
 
@@ -45,35 +45,72 @@ def backbone_of(name: str) -> Backbone:
     return create_backbone(name, **BACKBONES[name]).eval()
 
 
-def make_backbone() -> Backbone:
-    return create_backbone(TINY)
-
-
 def make_encoder(name: str, tasks: Sequence[str] = NAMES) -> Encoder:
-    encoder: Encoder = registry.build("encoder", name, {}, make_backbone=make_backbone, tasks=tasks)
-    return encoder.eval()
+    """An encoder with no parameter at a special start: at random, in training only if it searches."""
+    torch.manual_seed(0)
+    encoder: Encoder = registry.build(
+        "encoder", name, encoder_options(name, tasks), make_backbone=tiny_backbone, tasks=tasks
+    )
+    randomise(encoder)
+    if encoder.searches:
+        encoder.at_step(50, 100)
+    return encoder.requires_grad_().train(encoder.searches)
 
 
-def make_tasks(names: Sequence[str] = NAMES) -> tuple[Task, ...]:
-    kinds = {
+def encoder_options(name: str, tasks: Sequence[str]) -> dict[str, Any]:
+    """What an encoder must be told: here, that the first task by name branches off before the last stages."""
+    if name != "branched":
+        return {}
+    first, *others = sorted(tasks) or ["none"]
+    return {"tree": [" ".join(tasks)] * 3 + [f"{first} | {' '.join(others)}" if others else first]}
+
+
+def decoder_options(name: str, tasks: Sequence[Task]) -> dict[str, Any]:
+    """Small widths, and what must not depend on the order in which tasks are declared."""
+    wide = {"pad_net": {"width": 16}, "pap_net": {"width": 16}, "psd": {"width": 16}}
+    return wide.get(name, {}) | (
+        {"width": 16, "order": sorted(t.name for t in tasks)} if name == "jtrl" else {}
+    )
+
+
+def randomise(module: nn.Module) -> None:
+    """Moves every parameter and running statistic a little, so that none is at a special value."""
+    for parameter in module.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    for key, buffer in module.named_buffers():
+        if key.endswith("running_mean"):
+            buffer.normal_(std=0.1)
+
+
+def encode(encoder: Encoder, *given: Any, **options: Any) -> dict[str, list[Tensor]]:
+    """Runs an encoder with the same random draws each time."""
+    torch.manual_seed(1)
+    pyramids: dict[str, list[Tensor]] = encoder(*given, **options)
+    return pyramids
+
+
+def make_tasks(names: Sequence[str] = NAMES, auxiliary: Sequence[str] = ()) -> tuple[Task, ...]:
+    kinds: dict[str, dict[str, Any]] = {
         "semseg": {"kind": "semantic", "classes": 5},
         "depth": {"kind": "depth"},
         "normals": {"kind": "normals"},
     }
-    return plait.tasks.parse({name: kinds[name] for name in names})
+    return plait.tasks.parse({name: {**kinds[name], "auxiliary": name in auxiliary} for name in names})
 
 
 def make_decoder(name: str, tasks: Sequence[Task], encoder: Encoder) -> Decoder:
+    torch.manual_seed(0)
     decoder: Decoder = registry.build(
         "decoder",
         name,
-        {},
+        decoder_options(name, tasks),
         tasks=tasks,
         channels=encoder.channels,
         strides=encoder.strides,
         groups=encoder.groups,
         default_head=encoder.default_head,
     )
+    randomise(decoder)
     return decoder.eval()
 
 
@@ -185,7 +222,7 @@ def test_channels_last_gives_the_same_levels(name: str) -> None:
 @pytest.mark.parametrize("name", ENCODERS)
 def test_pyramids_are_as_declared(name: str) -> None:
     encoder = make_encoder(name)
-    pyramids = encoder(images(33, 65))
+    pyramids = encode(encoder, images(33, 65))
     assert tuple(pyramids) == encoder.tasks == NAMES
     for task, levels in pyramids.items():
         shapes = level_shapes(encoder.channels[task], encoder.strides[task], 33, 65)
@@ -195,18 +232,18 @@ def test_pyramids_are_as_declared(name: str) -> None:
 @pytest.mark.parametrize("name", ENCODERS)
 def test_tasks_of_one_group_get_the_very_same_tensors_and_others_do_not(name: str) -> None:
     encoder = make_encoder(name)
-    pyramids = encoder(images())
+    pyramids = encode(encoder, images())
     assert set(encoder.groups) == set(NAMES)
     for one, other in combinations(NAMES, 2):
         same = [a is b for a, b in zip(pyramids[one], pyramids[other], strict=True)]
-        assert all(same) if encoder.groups[one] == encoder.groups[other] else not any(same)
+        assert all(same) if encoder.groups[one] == encoder.groups[other] else not all(same)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize("asked", [(), ("depth",), ("normals", "semseg")])
 def test_a_subset_of_tasks_gets_what_it_gets_among_all(name: str, asked: tuple[str, ...]) -> None:
     encoder = make_encoder(name)
-    everything, subset = encoder(images()), encoder(images(), tasks=asked)
+    everything, subset = encode(encoder, images()), encode(encoder, images(), tasks=asked)
     assert list(subset) == [task for task in NAMES if task in asked]
     for task in asked:
         assert all(torch.equal(a, b) for a, b in zip(subset[task], everything[task], strict=True))
@@ -233,7 +270,7 @@ def test_shared_parameters_are_a_partition_and_say_who_uses_what(name: str) -> N
     assert sorted(listed) == sorted(id(p) for p in encoder.parameters())
     for users in shared:
         assert list(users) == [task for task in NAMES if task in users]
-    pyramids, parameters = encoder(images()), list(encoder.parameters())
+    pyramids, parameters = encode(encoder, images()), list(encoder.parameters())
     for task in NAMES:
         total = sum(level.square().sum() for level in pyramids[task])
         gradients = torch.autograd.grad(total, parameters, retain_graph=True, allow_unused=True)
@@ -242,13 +279,65 @@ def test_shared_parameters_are_a_partition_and_say_who_uses_what(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ENCODERS)
+def test_a_parameter_changes_the_tasks_that_use_it_and_no_other(name: str) -> None:
+    encoder = make_encoder(name)
+    for users, parameters in encoder.shared_parameters().items():
+        before = encode(encoder, images())
+        kept = [parameter.detach().clone() for parameter in parameters]
+        for parameter in parameters:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        after = encode(encoder, images())
+        changed = {t for t in NAMES if any(not torch.equal(a, b) for a, b in zip(before[t], after[t]))}
+        assert changed == set(users)
+        for parameter, value in zip(parameters, kept, strict=True):
+            parameter.data = value
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_penalties_are_scalars_of_the_parameters_and_only_without_a_cut(name: str) -> None:
+    encoder = make_encoder(name)
+    for penalty in encoder.penalties().values():
+        assert penalty.shape == ()
+        assert penalty.isfinite()
+        assert penalty.requires_grad
+        assert not encoder.has_cut
+
+
+@pytest.mark.parametrize("name", ENCODERS)
 def test_the_order_of_tasks_does_not_matter_to_an_encoder(name: str) -> None:
-    encoder, turned = make_encoder(name), make_encoder(name, NAMES[::-1])
-    turned.load_state_dict(encoder.state_dict())
+    encoder, turned = make_encoder(name).eval(), make_encoder(name, NAMES[::-1]).eval()
+    turned.load_state_dict(reordered_state(encoder, NAMES, NAMES[::-1]))
     straight, reverse = encoder(images()), turned(images())
     assert list(reverse) == list(NAMES[::-1])
     for task in NAMES:
         torch.testing.assert_close(reverse[task], straight[task])
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_one_task_alone_is_taken(name: str) -> None:
+    encoder = make_encoder(name, ("depth",))
+    levels = encode(encoder, images(33, 65))["depth"]
+    shapes = level_shapes(encoder.channels["depth"], encoder.strides["depth"], 33, 65)
+    assert [tuple(level.shape) for level in levels] == shapes
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("backbone", ["hrnet_w18_small", "test_vit"])
+def test_a_backbone_without_stages_is_taken_or_refused_with_both_names(name: str, backbone: str) -> None:
+    with torch.device("meta"):
+        try:
+            made = registry.build(
+                "encoder",
+                name,
+                encoder_options(name, NAMES),
+                make_backbone=lambda: create_backbone(backbone),
+                tasks=NAMES,
+            )
+        except ConfigurationError as error:
+            assert repr(name) in str(error)  # noqa: PT017
+            assert repr(backbone) in str(error)  # noqa: PT017
+        else:
+            assert tuple(made.channels) == NAMES
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -262,7 +351,7 @@ def test_gradients_through_the_cut_are_the_gradients(name: str) -> None:
         return torch.stack([level.sin().sum() for levels in pyramids.values() for level in levels]).sum()
 
     whole = torch.autograd.grad(loss(encoder(images())), parameters)
-    pyramids = encoder(images())
+    pyramids = encode(encoder, images())
     heads = {encoder.groups[task]: levels for task, levels in pyramids.items()}
     leaves = {g: [level.detach().requires_grad_() for level in levels] for g, levels in heads.items()}
     loss({task: leaves[encoder.groups[task]] for task in NAMES}).backward()
@@ -289,15 +378,71 @@ def test_final_predictions_have_the_asked_size_and_the_tasks_channels(
 
 @pytest.mark.parametrize("decoder_name", DECODERS)
 def test_the_order_of_tasks_does_not_matter_to_a_decoder(decoder_name: str) -> None:
-    encoder = make_encoder("shared")
+    encoder = make_encoder("separate")
     decoder = make_decoder(decoder_name, make_tasks(), encoder)
     turned = make_decoder(decoder_name, make_tasks(NAMES[::-1]), encoder)
-    turned.load_state_dict(decoder.state_dict())
+    turned.load_state_dict(reordered_state(decoder, NAMES, NAMES[::-1]))
     pyramids = encoder(images())
     straight, reverse = decoder(pyramids, (64, 64)).final, turned(pyramids, (64, 64)).final
     assert list(reverse) == list(NAMES[::-1])
     for task in NAMES:
-        torch.testing.assert_close(reverse[task], straight[task])
+        torch.testing.assert_close(reverse[task], straight[task], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("decoder_name", DECODERS)
+@pytest.mark.parametrize("auxiliary", [(), ("normals",)])
+def test_a_task_hears_of_the_others_exactly_where_the_decoder_says_so(
+    decoder_name: str, auxiliary: tuple[str, ...]
+) -> None:
+    tasks, encoder = make_tasks(auxiliary=auxiliary), make_encoder("separate")
+    try:
+        decoder = make_decoder(decoder_name, tasks, encoder)
+    except ConfigurationError as error:
+        assert auxiliary
+        assert "auxiliary" in str(error)  # noqa: PT017
+        return
+    pyramids = encoder(images())
+    before = decoder(pyramids, (64, 64)).final
+    assert list(before) == [task for task in NAMES if task not in auxiliary]
+    for sender in NAMES:
+        moved = {**pyramids, sender: [level + torch.rand_like(level) for level in pyramids[sender]]}
+        after = decoder(moved, (64, 64)).final
+        changed = {task for task in before if not torch.equal(before[task], after[task])}
+        assert changed == set(before) if decoder.interacts else changed == {sender} & set(before)
+
+
+@pytest.mark.parametrize("decoder_name", DECODERS)
+def test_every_parameter_of_a_decoder_takes_part(decoder_name: str) -> None:
+    tasks, encoder = make_tasks(), make_encoder("separate")
+    decoder = make_decoder(decoder_name, tasks, encoder)
+    made = decoder(encoder(images()), (64, 64))
+    outputs = [logits for level in (made.final, *made.intermediate) for logits in level.values()]
+    total = torch.stack([logits.square().sum() for logits in outputs]).sum()
+    gradients = torch.autograd.grad(total, list(decoder.parameters()), allow_unused=True)
+    unused = [n for (n, _), g in zip(decoder.named_parameters(), gradients, strict=True) if g is None]
+    assert unused == []
+
+
+@pytest.mark.parametrize("decoder_name", DECODERS)
+def test_intermediate_predictions_have_the_tasks_channels(decoder_name: str) -> None:
+    tasks, encoder = make_tasks(), make_encoder("shared")
+    channels = {task.name: task.channels for task in tasks}
+    for level in make_decoder(decoder_name, tasks, encoder)(encoder(images(33, 65)), (33, 65)).intermediate:
+        assert set(level) <= set(NAMES)
+        for task, logits in level.items():
+            assert logits.shape[:2] == (2, channels[task])
+
+
+@pytest.mark.parametrize("decoder_name", DECODERS)
+def test_a_decoder_that_needs_all_pyramids_says_so(decoder_name: str) -> None:
+    encoder = make_encoder("shared")
+    decoder = make_decoder(decoder_name, make_tasks(), encoder)
+    some = encoder(images(), tasks=["depth"])
+    if decoder.interacts:
+        with pytest.raises(ConfigurationError, match="needs all pyramids; semseg, normals is missing"):
+            decoder(some, (64, 64))
+    else:
+        assert list(decoder(some, (64, 64)).final) == ["depth"]
 
 
 PYRAMIDS = [((8, 12, 16, 20), (4, 8, 16, 32)), ((8, 12, 16, 20), (4, 8, 8, 8)), ((8,), (8,))]

@@ -1,0 +1,210 @@
+"""Writes the tables of docs/architectures.md: parameters and operations beside the survey's, and the grid.
+
+Run it after a change to an encoder or a decoder: ``python docs/architectures.py``. Everything is built on
+torch's meta device, so nothing is trained and little memory is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import plait
+from plait import registry
+from plait.errors import ConfigurationError
+from plait.models import MultiTaskNetwork
+
+PAGE = Path(__file__).parent / "architectures.md"
+
+NYUD = {"semseg": {"kind": "semantic", "classes": 40}, "depth": {"kind": "depth"}}
+AUXILIARY = {"normals": {"kind": "normals", "auxiliary": True}, "edge": {"kind": "edges", "auxiliary": True}}
+PASCAL = {
+    "semseg": {"kind": "semantic", "classes": 21},
+    "human_parts": {"kind": "semantic", "classes": 7},
+    "sal": {"kind": "saliency"},
+    "normals": {"kind": "normals"},
+    "edge": {"kind": "edges"},
+}
+SIZES = {"NYUD": (480, 640), "PASCAL": (512, 512)}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network of the survey: what we build for it, and what others counted.
+
+    Attributes:
+        title: What it is called in the survey.
+        data: ``NYUD`` or ``PASCAL``, which decides tasks and image size.
+        backbone: timm's name.
+        encoder: Ours.
+        decoder: Ours.
+        reference: Millions of parameters and 10^9 multiply-accumulates of the published implementation.
+        survey: Millions of parameters and 10^9 "FLOPs" that the survey prints; NaN where unknown.
+        auxiliary: Whether edges and normals are predicted on the way.
+    """
+
+    title: str
+    data: str
+    backbone: str
+    encoder: str
+    decoder: str
+    reference: tuple[float, float]
+    survey: tuple[float, float] = (math.nan, math.nan)
+    auxiliary: bool = False
+
+    def network(self) -> MultiTaskNetwork:
+        """The network, without memory for its weights."""
+        tasks = (NYUD if self.data == "NYUD" else PASCAL) | (AUXILIARY if self.auxiliary else {})
+        with torch.device("meta"):
+            return plait.create_model(
+                backbone=self.backbone, encoder=self.encoder, decoder=self.decoder, tasks=tasks
+            ).eval()
+
+
+R50, R18, HR18 = "resnet50", "resnet18", "hrnet_w18_small_v2"
+EN = "with edges and normals"
+ROWS = (
+    Row("single-task", "NYUD", R50, "separate", "independent", (79.3, 384.1), (80, 192)),
+    Row("MTL", "NYUD", R50, "shared", "independent", (55.8, 267.0), (56, 133)),
+    Row("MTAN", "NYUD", R50, "mtan", "independent", (72.05, 395.1), (72, 197)),
+    Row("cross-stitch", "NYUD", R50, "cross_stitch", "independent", (79.3, 384.1), (80, 192)),
+    Row("NDDR-CNN", "NYUD", R50, "nddr_cnn", "independent", (101.6, 495.3), (102, 207)),
+    Row("single-task", "NYUD", HR18, "separate", "independent", (7.9, 22.9), (8, 11)),
+    Row("MTL", "NYUD", HR18, "shared", "independent", (4.0, 13.0), (4, 6)),
+    Row("PAD-Net", "NYUD", HR18, "shared", "pad_net", (7.0, 70.6), (12, 82)),
+    Row(f"PAD-Net, {EN}", "NYUD", HR18, "shared", "pad_net", (12.2, 169.3), auxiliary=True),
+    Row("MTI-Net", "NYUD", HR18, "shared", "mti_net", (8.6, 17.4), (27, 16)),
+    Row(f"MTI-Net, {EN}", "NYUD", HR18, "shared", "mti_net", (14.8, 23.1), auxiliary=True),
+    Row("single-task", "PASCAL", R18, "separate", "independent", (79.5, 335), (80, 167)),
+    Row("MTL", "PASCAL", R18, "shared", "independent", (34.8, 142.3), (35, 71)),
+    Row("MTAN", "PASCAL", R18, "mtan", "independent", (36.6, 159.5), (37, 80)),
+    Row("cross-stitch", "PASCAL", R18, "cross_stitch", "independent", (79.5, 335), (79, 167)),
+    Row("NDDR-CNN", "PASCAL", R18, "nddr_cnn", "independent", (88.3, 373.7), (88, 187)),
+    Row("single-task", "PASCAL", HR18, "separate", "independent", (19.7, 48.6)),
+    Row("MTL", "PASCAL", HR18, "shared", "independent", (4.2, 14.7)),
+    Row("PAD-Net", "PASCAL", HR18, "shared", "pad_net", (29.3, 425.3), (math.nan, 212)),
+    Row("MTI-Net", "PASCAL", HR18, "shared", "mti_net", (24.5, 30.6), (math.nan, 15)),
+)
+
+FAMILIES = {
+    "ResNet": "resnet18",
+    "EfficientNet": "tf_efficientnet_lite0",
+    "ConvNeXt": "convnext_atto",
+    "Swin": "swin_tiny_patch4_window7_224",
+    "HRNet": "hrnet_w18_small",
+    "ViT": "vit_tiny_patch16_224",
+}
+
+
+def counted(row: Row) -> tuple[float, float]:
+    """Millions of parameters, and 10^9 operations as the counter behind the reference numbers counts them.
+
+    That is a multiply-accumulate as one, two for each normalised value and four for each upsampled one.
+    """
+    network, counter = row.network(), FlopCounterMode(display=False, custom_mapping=AS_REFERENCE)
+    with torch.device("meta"), torch.no_grad(), counter:
+        network(torch.empty(1, 3, *SIZES[row.data]))
+    return sum(p.numel() for p in network.parameters()) / 1e6, counter.get_total_flops() / 2e9
+
+
+def _normalised(shape: torch.Size, *_: Any, **__: Any) -> int:
+    return 4 * math.prod(shape)  # the counter counts two for a multiply-accumulate
+
+
+def _upsampled(*_: Any, out_shape: torch.Size, **__: Any) -> int:
+    return 8 * math.prod(out_shape)
+
+
+AS_REFERENCE = {
+    torch.ops.aten.native_batch_norm: _normalised,
+    torch.ops.aten._native_batch_norm_legit_no_training: _normalised,
+    torch.ops.aten.upsample_bilinear2d: _upsampled,
+}
+
+
+def cost_table() -> Iterator[str]:
+    """Rows of Markdown: ours, the instantiated published networks, and what the survey prints."""
+    heads = ("data", "backbone", "network", "parameters (M): plait", "published code", "survey")
+    heads += ("MACs (G): plait", "published code", "survey's FLOPs (G)")
+    yield f"| {' | '.join(heads)} |"
+    yield f"|---|---|---{6 * '|---:'}|"
+    names = {R50: "ResNet-50", R18: "ResNet-18", HR18: "HRNet-W18 small v2"}
+    for row in ROWS:
+        parameters, operations = counted(row)
+        survey = ["–" if math.isnan(number) else f"{number:g}" for number in row.survey]
+        cells = [row.data, names[row.backbone], row.title]
+        cells += [f"{parameters:.2f}", f"{row.reference[0]:g}", survey[0]]
+        cells += [f"{operations:.1f}", f"{row.reference[1]:g}", survey[1]]
+        yield f"| {' | '.join(cells)} |"
+
+
+def options_of(axis: str, name: str, tasks: list[str]) -> dict[str, Any]:
+    """What a part needs before it can be built at all."""
+    everybody, apart = " ".join(tasks), " | ".join(tasks)
+    return (
+        {"tree": [everybody, everybody, everybody, apart]} if (axis, name) == ("encoder", "branched") else {}
+    )
+
+
+def refusal(backbone: str, encoder: str, decoder: str) -> str:
+    """Why a network cannot be built; nothing if it can."""
+    tasks = {"semseg": NYUD["semseg"], "depth": {"kind": "depth"}, "normals": {"kind": "normals"}}
+    try:
+        with torch.device("meta"):
+            plait.create_model(
+                backbone=backbone,
+                encoder=encoder,
+                decoder=decoder,
+                tasks=tasks,
+                encoder_options=options_of("encoder", encoder, list(tasks)),
+                decoder_options=options_of("decoder", decoder, list(tasks)),
+            )
+    except ConfigurationError as error:
+        return str(error)
+    return ""
+
+
+def grid_table() -> Iterator[str]:
+    """Rows of Markdown: every encoder with every decoder on every family."""
+    yield f"| encoder | decoder | {' | '.join(FAMILIES)} |"
+    yield f"|---|---|{'---|' * len(FAMILIES)}"
+    reasons: dict[str, int] = {}
+    for encoder in registry.ENCODERS:
+        for decoder in registry.DECODERS:
+            cells = []
+            for backbone in FAMILIES.values():
+                why = refusal(backbone, encoder, decoder).replace(f", decoder {decoder!r}", "")
+                cells.append("yes" if not why else f"no ({reasons.setdefault(why, len(reasons) + 1)})")
+            yield f"| `{encoder}` | `{decoder}` | {' | '.join(cells)} |"
+    yield ""
+    yield "What the refusals say:"
+    yield ""
+    for why, number in reasons.items():
+        yield f"{number}. {why}"
+
+
+TABLES = {"cost": cost_table, "grid": grid_table}
+
+
+def written(page: str, which: tuple[str, ...] = tuple(TABLES)) -> str:
+    """The page with its generated parts made anew; they stand between two comments each."""
+    for name in which:
+        begin, end = f"<!-- {name}: generated -->\n", f"<!-- {name}: end -->"
+        before, _, rest = page.partition(begin)
+        _, _, after = rest.partition(end)
+        page = f"{before}{begin}\n" + "\n".join(TABLES[name]()) + f"\n\n{end}{after}"
+    return page
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=tuple(TABLES), help="make only this table")
+    chosen = parser.parse_args().only
+    PAGE.write_text(written(PAGE.read_text(), (chosen,) if chosen else tuple(TABLES)))

@@ -1,0 +1,133 @@
+"""Every encoder with every decoder: builds, runs, learns, or is refused in a sentence that names both."""
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from tests.contracts.test_models import decoder_options, encoder_options, images, make_tasks
+from torch import Tensor
+
+import plait
+from plait import registry
+from plait.errors import ConfigurationError
+from plait.models import Backbone, MultiTaskNetwork, create_backbone
+from plait.tasks.base import Task
+from plait.tasks.objective import losses
+from plait.testing import tiny_backbone
+
+PAIRS = list(product(registry.ENCODERS, registry.DECODERS))
+FAMILIES = {
+    "resnet18": {"output_stride": 8},
+    "tf_efficientnet_lite0": {},
+    "convnext_atto": {},
+    "swin_tiny_patch4_window7_224": {},
+    "hrnet_w18_small": {},
+    "test_vit": {},
+}
+WITHOUT_STAGES = ("hrnet_w18_small", "test_vit")
+FREE = ("shared", "separate")
+"""Encoders that ask nothing of a backbone; any may, and then takes all families."""
+
+
+def network(encoder: str, decoder: str, backbone: Any, tasks: Sequence[Task]) -> MultiTaskNetwork:
+    torch.manual_seed(0)
+    names = [task.name for task in tasks]
+    made = registry.build(
+        "encoder", encoder, encoder_options(encoder, names), make_backbone=backbone, tasks=names
+    )
+    head = registry.build(
+        "decoder",
+        decoder,
+        decoder_options(decoder, tasks),
+        tasks=tasks,
+        channels=made.channels,
+        strides=made.strides,
+        groups=made.groups,
+        default_head=made.default_head,
+    )
+    return MultiTaskNetwork(made, head, tasks)
+
+
+def targets(tasks: Sequence[Task]) -> dict[str, Tensor]:
+    """Labels that a pixel's place decides, so that they can be learned."""
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, 64), torch.linspace(0, 1, 64), indexing="ij")
+    normals = torch.nn.functional.normalize(
+        torch.stack([rows - 0.5, columns - 0.5, -torch.ones(64, 64)]), dim=0
+    )
+    maps = {
+        "semseg": ((rows > 0.5).long() + 2 * (columns > 0.5).long())[None],
+        "depth": (1 + rows + columns)[None],
+        "normals": torch.nn.functional.normalize(facing, dim=0),
+    }
+    return {task.name: maps[task.name].expand(2, -1, -1, -1) for task in tasks}
+
+
+def objective(model: MultiTaskNetwork, batch: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The sum of the losses, and the same with the penalties."""
+    predictions = model(batch)
+    by_task = losses(model.tasks, predictions, labels)
+    total = torch.stack(list(by_task.values())).sum()
+    penalties = {**predictions.penalties, **model.decoder.loss_penalties(predictions, by_task)}
+    return total, total + sum(penalties.values())
+
+
+def trained(model: MultiTaskNetwork, steps: int, lr: float = 1e-2) -> list[float]:
+    """The losses of a few steps on one batch."""
+    batch, labels = images(), targets(model.tasks)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    seen = []
+    for step in range(steps):
+        model.train().at_step(step, steps)
+        optimizer.zero_grad()
+        total, whole = objective(model, batch, labels)
+        whole.backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+        optimizer.step()
+        seen.append(total.item())
+    return seen
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
+def test_every_pair_learns_one_batch(encoder: str, decoder: str) -> None:
+    model = network(encoder, decoder, tiny_backbone, make_tasks())
+    seen = trained(model, 16)
+    assert min(seen[-4:]) < 0.8 * seen[0]
+    model.eval()
+    with torch.no_grad():
+        again = model(images(33, 65)).final
+    assert all(logits.shape[-2:] == (33, 65) and logits.isfinite().all() for logits in again.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("encoder", "decoder"), PAIRS)
+def test_every_pair_runs_on_every_family_or_is_refused(encoder: str, decoder: str, family: str) -> None:
+    def backbone() -> Backbone:
+        return create_backbone(family, **FAMILIES[family])
+
+    tasks = make_tasks(("semseg", "depth"))
+    try:
+        model = network(encoder, decoder, backbone, tasks)
+    except ConfigurationError as error:
+        assert family in WITHOUT_STAGES
+        assert encoder not in FREE
+        assert repr(encoder) in str(error)  # noqa: PT017
+        assert repr(family) in str(error)  # noqa: PT017
+        return
+    trained(model, 1)
+
+
+def test_what_cannot_work_together_is_refused_with_both_names() -> None:
+    tasks = {"semseg": {"kind": "semantic", "classes": 5}, "depth": {"kind": "depth"}}
+    with pytest.raises(ConfigurationError, match=r"'cross_stitch'.*'hrnet_w18_small'"):
+        plait.create_model(backbone="hrnet_w18_small", encoder="cross_stitch", tasks=tasks)
+    with pytest.raises(ConfigurationError, match=r"'mtan'.*'resnet10t'"):
+        plait.create_model(backbone="resnet10t", encoder="mtan", tasks=tasks)
+    with pytest.raises(
+        ConfigurationError, match=r"auxiliary.*encoder 'shared' on 'resnet10t', decoder 'independ"
+    ):
+        plait.create_model(
+            backbone="resnet10t", tasks={**tasks, "edges": {"kind": "edges", "auxiliary": True}}
+        )
