@@ -15,6 +15,7 @@ from plait.models.decoders.independent import Independent
 from plait.models.encoders.shared import Shared
 from plait.models.parameters import FrozenBatchNorm2d, backbone_depths, freeze_batch_norm
 from plait.tasks.base import Task
+from plait.testing import tiny_backbone
 
 TINY = "test_efficientnet"
 
@@ -90,6 +91,22 @@ def test_a_network_is_made_of_parts_by_keyword() -> None:
     assert MultiTaskNetwork(encoder, decoder, tasks)(images()).final["semseg"].shape == (2, 5, 33, 65)
     with pytest.raises(ConfigurationError, match="made for semseg, depth, expected depth, semseg"):
         MultiTaskNetwork(encoder, decoder, tasks[::-1])
+
+
+def test_a_backbone_may_be_made_by_a_function() -> None:
+    network = create_model(backbone=tiny_backbone, tasks=make_tasks())
+    assert network(images()).final["semseg"].shape == (2, 5, 33, 65)
+    with pytest.raises(ConfigurationError, match="tiny_backbone makes its own"):
+        create_model(backbone=tiny_backbone, pretrained=True, tasks=make_tasks())
+
+
+def test_a_task_is_predicted_alone_as_among_all() -> None:
+    network = create_model(backbone=tiny_backbone, encoder="separate", tasks=make_tasks()).eval()
+    alone = network(images(), tasks=["depth"]).final
+    assert list(alone) == ["depth"]
+    assert torch.equal(alone["depth"], network(images()).final["depth"])
+    with pytest.raises(ConfigurationError, match="no task 'dpeth'"):
+        network(images(), tasks=["dpeth"])
 
 
 def test_normalisation_is_the_backbones() -> None:

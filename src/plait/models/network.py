@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ class MultiTaskNetwork(nn.Module):
 
 def create_model(
     *,
-    backbone: str,
+    backbone: str | Callable[[], Backbone],
     tasks: Sequence[Task] | Mapping[str, Mapping[str, Any]],
     encoder: str = "shared",
     decoder: str = "independent",
@@ -96,7 +96,8 @@ def create_model(
     """A multi-task network by the names of its parts.
 
     Args:
-        backbone: timm's name of the image network; see :func:`~plait.models.backbones.create_backbone`.
+        backbone: timm's name of the image network (see :func:`~plait.models.backbones.create_backbone`), or a
+            function that makes a :class:`~plait.models.backbones.Backbone` of your own.
         tasks: The tasks in declared order, auxiliary ones included, or their declaration; see
             :func:`plait.tasks.parse`.
         encoder: A name of ``plait.list_encoders()``, or your own as ``package.module:Class``.
@@ -121,7 +122,16 @@ def create_model(
             )
     registry.check_options("decoder", decoder, decoder_options or {})
 
+    named = backbone if isinstance(backbone, str) else getattr(backbone, "__name__", "its own")
+    if not isinstance(backbone, str) and (pretrained or weights or backbone_options):
+        raise ConfigurationError(
+            f"pretrained, weights and backbone_options are for backbones of timm, but {named} makes its own: "
+            f"set them there"
+        )
+
     def make_backbone() -> Backbone:
+        if not isinstance(backbone, str):
+            return backbone()
         return create_backbone(backbone, pretrained=pretrained, weights=weights, **(backbone_options or {}))
 
     names = [task.name for task in declared]
@@ -142,6 +152,6 @@ def create_model(
         )
     except ConfigurationError as error:
         raise ConfigurationError(
-            f"{error} (encoder {encoder!r} on {backbone!r}, decoder {decoder!r})"
+            f"{error} (encoder {encoder!r} on {named!r}, decoder {decoder!r})"
         ) from error
     return MultiTaskNetwork(made, head, declared)
