@@ -27,7 +27,7 @@ from plait.study.cost import measure
 HERE = Path(__file__).parent
 DATA, FIGURE = HERE / "growth.json", HERE.parent / "docs" / "images" / "cost_growth.svg"
 TASKS = (2, 4, 8, 16)
-BACKBONE, SIZE, BATCH = "tf_efficientnet_lite0", (128, 160), 2
+BACKBONE, SIZE, BATCH = "tf_efficientnet_lite0", (96, 128), 2
 MEASURES = {
     "parameters": ("parameters (M)", 1e6),
     "macs": ("multiply-accumulates an image (G)", 1e9),

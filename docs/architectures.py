@@ -7,6 +7,7 @@ torch's meta device, so nothing is trained and little memory is needed.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from plait.errors import ConfigurationError
 from plait.models import MultiTaskNetwork
 
 PAGE = Path(__file__).parent / "architectures.md"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 NYUD = {"semseg": {"kind": "semantic", "classes": 40}, "depth": {"kind": "depth"}}
 AUXILIARY = {"normals": {"kind": "normals", "auxiliary": True}, "edge": {"kind": "edges", "auxiliary": True}}
@@ -190,7 +192,58 @@ def grid_table() -> Iterator[str]:
         yield f"{number}. {why}"
 
 
-TABLES = {"cost": cost_table, "grid": grid_table}
+def growth_table() -> Iterator[str]:
+    """Rows of Markdown from what benchmarks/growth.py measured."""
+    kept = json.loads((BENCHMARKS / "growth.json").read_text())
+    height, width = kept["size"]
+    yield (
+        f"`python benchmarks/growth.py` on one thread of an {kept['processor']}, torch {kept['torch']}: "
+        f"`{kept['backbone']}`, {kept['batch']} images of {height}x{width}, float32; encoders with independent "
+        f"FPN heads, decoders on the shared encoder. At 2 / 4 / 8 / 16 tasks; a dash where a step would need "
+        f"more than 14 GB."
+    )
+    yield ""
+    units = {"parameters": 1e6, "macs": 1e9, "step_seconds": 1.0, "step_memory": 1e9}
+    yield "| axis | name | parameters (M) | MACs an image (G) | training step (s) | peak memory of it (GB) |"
+    yield "|---|---|---|---|---|---|"
+    for key, costs in kept["costs"].items():
+        axis, _, name = key.partition(" ")
+        cells = [
+            " / ".join(f"{costs[t][of] / unit:.3g}" if t in costs else "–" for t in ("2", "4", "8", "16"))
+            for of, unit in units.items()
+        ]
+        yield f"| {axis} | `{name}` | {' | '.join(cells)} |"
+
+
+def compile_table() -> Iterator[str]:
+    """Rows of Markdown from what benchmarks/compile_grid.py tried."""
+    kept = json.loads((BENCHMARKS / "compile_grid.json").read_text())
+    yield (
+        f"`python benchmarks/compile_grid.py`, torch {kept['torch']}, inductor on a processor, a tiny network of "
+        f"three tasks in training mode: gradients are compared with eager ones. A number is that of graph "
+        f"breaks, where the compiler left a part to Python."
+    )
+    yield ""
+    yield f"| encoder | {' | '.join(f'`{decoder}`' for decoder in registry.DECODERS)} |"
+    yield f"|---|{'---|' * len(registry.DECODERS)}"
+    reasons: dict[str, int] = {}
+    for encoder in registry.ENCODERS:
+        cells = []
+        for decoder in registry.DECODERS:
+            found = kept["pairs"].get(f"{encoder} {decoder}")
+            if found is None:
+                cells.append("not tried")
+            elif found["works"]:
+                cells.append(f"yes, {found['graph_breaks']}" if found["graph_breaks"] else "yes")
+            else:
+                why = found.get("why", f"gradients differ by {found.get('error')}")
+                cells.append(f"no ({reasons.setdefault(why, len(reasons) + 1)})")
+        yield f"| `{encoder}` | {' | '.join(cells)} |"
+    for why, number in reasons.items():
+        yield f"\n{number}. {why}"
+
+
+TABLES = {"cost": cost_table, "grid": grid_table, "growth": growth_table, "compile": compile_table}
 
 
 def written(page: str, which: tuple[str, ...] = tuple(TABLES)) -> str:

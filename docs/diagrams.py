@@ -1,11 +1,13 @@
 """Draws one diagram a method: ``python docs/diagrams.py [DIR]`` writes DIR/NAME.svg (docs/images/methods).
 
-Blue is semantic, orange depth, green normals, grey what tasks share, yellow a unit in which tasks meet. A pale
-box computes, a solid one is a prediction, and a dotted outline is what is not used.
+Blue is semantic, orange depth, green normals, grey what tasks share, yellow a unit in which tasks meet. A
+pale box computes, a solid one is a prediction, a white one an initial prediction, and a dotted outline is
+what is not used.
 """
 
 import math
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -17,6 +19,8 @@ PAPER = "#fbfbf9"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 Point = tuple[float, float]
+Look = dict[str, str | float]
+"""Attributes of an element."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def between(start: Point, end: Point, share: float) -> Point:
     return start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1])
 
 
-def tag(name: str, attributes: Mapping[str, str | float], text: str = "") -> str:
+def element(name: str, attributes: Look, text: str = "") -> str:
     """One element of XML, with its numbers rounded."""
     written = "".join(
         f' {key}="{value if isinstance(value, str) else f"{value:.4g}"}"' for key, value in attributes.items()
@@ -106,7 +110,8 @@ class Picture:
 
     def __post_init__(self) -> None:
         self.label(24, 27, self.title, size=16, bold=True, anchor="start")
-        self.label(24, 292, self.caption, size=13, anchor="start")
+        lines = textwrap.wrap(self.caption, 96)
+        self.label(24, 284 + 8.1 * (len(lines) - 1), "\n".join(lines), size=12.5, anchor="start")
 
     def label(
         self,
@@ -121,12 +126,13 @@ class Picture:
         colour: str = "",
     ) -> None:
         """Lines of text, centred on a height."""
-        look = {"font-size": size, "text-anchor": anchor, "fill": colour or tone.dark}
-        lines = text.split("\n")
+        look: Look = {"font-size": size, "text-anchor": anchor, "fill": colour or tone.dark}
+        if bold:
+            look["font-weight"] = 600
+        lines = text.split("\n") if text else ()
         for number, line in enumerate(lines):
             height = y + 0.35 * size + 1.3 * size * (number - (len(lines) - 1) / 2)
-            weight = {"font-weight": 600} if bold else {}
-            self.shapes.append(tag("text", {"x": x, "y": height, **look, **weight}, line))
+            self.shapes.append(element("text", {"x": x, "y": height, **look}, line))
 
     def box(
         self,
@@ -144,28 +150,36 @@ class Picture:
         """A box with text and a dot for each task that uses it."""
         made = Box(x, y, w, h)
         place = {"x": made.left[0], "y": made.top[1], "width": w, "height": h, "rx": min(6, w / 4, h / 4)}
-        look = {
+        look: Look = {
             "fill": tone.dark if solid else INK.pale if unused else tone.pale,
             "stroke": tone.dark,
             "stroke-width": 1.25,
         }
-        self.shapes.append(tag("rect", place | look | ({"stroke-dasharray": "2 3"} if unused else {})))
-        if text:
-            colour = INK.pale if solid else ""
-            self.label(x, y - (8 if users else 0), text, tone=tone, bold=solid, colour=colour)
+        if unused:
+            look["stroke-dasharray"] = "2 3"
+        self.shapes.append(element("rect", {**place, **look}))
+        colour = INK.pale if solid else ""
+        self.label(x, y - (8 if users else 0), text, tone=tone, bold=solid, colour=colour)
         for number, user in enumerate(users):
             self.dot((x + 12 * (number - (len(users) - 1) / 2), y + (10 if text else 0)), TONES[user], r=4)
         return made
 
     def dot(self, at: Point, tone: Tone, *, r: float = 3) -> None:
-        self.shapes.append(tag("circle", {"cx": at[0], "cy": at[1], "r": r, "fill": tone.dark}))
+        self.shapes.append(element("circle", {"cx": at[0], "cy": at[1], "r": r, "fill": tone.dark}))
 
     def node(self, x: float, y: float, sign: str, *, tone: Tone = UNIT, r: float = 11) -> Box:
         """A circle with a sign, at which features meet."""
-        look = {"fill": tone.pale, "stroke": tone.dark, "stroke-width": 1.25}
-        self.shapes.append(tag("circle", {"cx": x, "cy": y, "r": r, **look}))
+        look: Look = {"fill": tone.pale, "stroke": tone.dark, "stroke-width": 1.25}
+        self.shapes.append(element("circle", {"cx": x, "cy": y, "r": r, **look}))
         self.label(x, y, sign, tone=tone, size=14, bold=True)
         return Box(x, y, 2 * r, 2 * r)
+
+    def diamond(self, at: Point, tone: Tone) -> None:
+        """A gate on a wire."""
+        x, y = at
+        corners = steps("M", (x - 6, y), "L", (x, y - 6), (x + 6, y), (x, y + 6), "Z")
+        look: Look = {"fill": UNIT.pale, "stroke": tone.dark, "stroke-width": 1.5}
+        self.shapes.append(element("path", {"d": corners, **look}))
 
     def arrow(
         self,
@@ -182,20 +196,20 @@ class Picture:
         ahead = (1.0, 0.0) if curved else ((end[0] - before[0]) / long, (end[1] - before[1]) / long)
         stop = (end[0] - 6 * ahead[0], end[1] - 6 * ahead[1]) if head else end
         middle = (points[0][0] + stop[0]) / 2
-        bend = ("C", (middle, points[0][1]), (middle, stop[1]), stop)
-        line = steps("M", points[0], *(bend if curved else ("L", *points[1:-1], stop)))
-        look: dict[str, str | float] = {"stroke-width": 1.6}
+        inner = ((middle, points[0][1]), (middle, stop[1])) if curved else points[1:-1]
+        line = steps("M", points[0], "C" if curved else "L", *inner, stop)
+        look: Look = {"stroke-width": 1.6}
         if dashed:
             look["stroke-dasharray"] = "5 3"
         if faint:
             look = {"stroke-width": 1, "stroke-dasharray": "2 3", "stroke-opacity": 0.7}
-        self.wires.append(tag("path", {"d": line, "fill": "none", "stroke": tone.dark, **look}))
+        self.wires.append(element("path", {"d": line, "fill": "none", "stroke": tone.dark, **look}))
         if head:
             wings = [
                 (end[0] - 8 * ahead[0] - side * ahead[1], end[1] - 8 * ahead[1] + side * ahead[0])
                 for side in (4, -4)
             ]
-            self.wires.append(tag("path", {"d": steps("M", end, "L", *wings, "Z"), "fill": tone.dark}))
+            self.wires.append(element("path", {"d": steps("M", end, "L", *wings, "Z"), "fill": tone.dark}))
 
     def flow(self, start: Box, *ends: Box, tone: Tone = SHARED, dashed: bool = False) -> None:
         """Arrows from each box's right side to the next one's left."""
@@ -217,17 +231,17 @@ class Picture:
     def ground(self, box: Box, *, tone: Tone = SHARED) -> None:
         """A pale area behind what belongs together."""
         place = {"x": box.left[0], "y": box.top[1], "width": box.w, "height": box.h, "rx": 8}
-        self.grounds.append(tag("rect", {**place, "fill": tone.pale, "fill-opacity": 0.6}))
+        self.grounds.append(element("rect", {**place, "fill": tone.pale, "fill-opacity": 0.6}))
 
     def svg(self) -> str:
         size = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="100%"'
         edge = {"x": 0.5, "y": 0.5, "width": WIDTH - 1, "height": HEIGHT - 1, "rx": 12}
         lines = (
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="title desc">',
-            tag("title", {"id": "title"}, self.title),
-            tag("desc", {"id": "desc"}, self.description),
+            element("title", {"id": "title"}, self.title),
+            element("desc", {"id": "desc"}, self.description),
             f'<g font-family="{FONT}" stroke-linejoin="round">',
-            tag("rect", {**edge, "fill": PAPER, "stroke": "#d0d7de"}),
+            element("rect", {**edge, "fill": PAPER, "stroke": "#d0d7de"}),
             *self.grounds,
             *self.wires,
             *self.shapes,
@@ -244,8 +258,8 @@ def image(p: Picture, y: float = MIDDLE) -> Box:
     """The input: a small landscape."""
     made = p.box(48, y, 48, 38, tone=INK)
     hills = steps("M", (28, y + 15), "L", (40, y - 3), (48, y + 7), (55, y - 1), (68, y + 15), "Z")
-    p.shapes.append(tag("path", {"d": hills, "fill": "#8c959f"}))
-    p.shapes.append(tag("circle", {"cx": 60, "cy": y - 9, "r": 4, "fill": "#d4a72c"}))
+    p.shapes.append(element("path", {"d": hills, "fill": "#8c959f"}))
+    p.shapes.append(element("circle", {"cx": 60, "cy": y - 9, "r": 4, "fill": "#d4a72c"}))
     p.label(48, y + 31, "image")
     return made
 
@@ -255,23 +269,28 @@ def pyramid(p: Picture, x: float, y: float, *, tone: Tone = SHARED, text: str = 
     for level, width in enumerate((14, 26, 40, 56)):
         p.box(x, y - 18 + 12 * level, width, 8, tone=tone)
     p.label(x, y + 36, text, tone=tone)
-    return Box(x, y, 60, 48)
+    return Box(x, y, 64, 48)
 
 
 def prediction(p: Picture, task: str, y: float) -> Box:
     return p.box(696, y, 80, 30, task, tone=TONES[task], solid=True)
 
 
-def head(p: Picture, task: str, y: float, text: str = "head") -> Box:
+def head(p: Picture, task: str, y: float) -> Box:
     """A head and its prediction, at the right."""
-    made = p.box(618, y, 44, 30, text, tone=TONES[task])
+    made = p.box(618, y, 44, 30, "head", tone=TONES[task])
     p.flow(made, prediction(p, task, y), tone=TONES[task])
     return made
 
 
+def initial(p: Picture, task: str, x: float, y: float) -> Box:
+    """A prediction on the way, which is supervised but not the result."""
+    return p.box(x, y, 76, 20, "initial", tone=Tone(TONES[task].dark, INK.pale))
+
+
 def dots(p: Picture, x: float, y: float, tone: Tone) -> None:
     """Stages left out, on a wire."""
-    p.shapes.append(tag("rect", {"x": x - 11, "y": y - 8, "width": 22, "height": 16, "fill": PAPER}))
+    p.shapes.append(element("rect", {"x": x - 11, "y": y - 8, "width": 22, "height": 16, "fill": PAPER}))
     for place in (-6, 0, 6):
         p.dot((x + place, y), tone, r=1.8)
 
@@ -282,10 +301,10 @@ def dots(p: Picture, x: float, y: float, tone: Tone) -> None:
 def shared() -> Picture:
     p = Picture(
         "Shared",
-        "One backbone for all tasks: every head reads the same features.\n"
-        "The usual multi-task baseline, in which only the heads differ from task to task.",
-        "An image passes four stages that three tasks share; a head for each of semantic, depth and normals "
-        "reads the result.",
+        "One backbone for all tasks: every head reads the same features. The usual multi-task baseline, "
+        "in which only the heads differ from task to task.",
+        "An image passes four stages that three tasks share; a head for each of semantic, depth and "
+        "normals reads the result.",
     )
     stages = [p.box(140 + 106 * k, MIDDLE, 82, 50, f"stage {k + 1}", users=TASKS) for k in range(4)]
     p.flow(image(p), *stages)
@@ -297,13 +316,13 @@ def shared() -> Picture:
 def separate() -> Picture:
     p = Picture(
         "Separate",
-        "One whole backbone for each task, trained side by side.\n"
-        "Nothing is shared and nothing is exchanged: the single-task baseline in one model.",
+        "One whole backbone for each task, trained side by side. Nothing is shared and nothing is "
+        "exchanged: the single-task baseline in one model.",
         "An image enters three networks; each has four stages, a head and one prediction of its own.",
     )
     start = image(p)
     for task, y in ROWS.items():
-        stages = [p.box(158 + 106 * k, y, 74, 34, f"stage {k + 1}", tone=TONES[task]) for k in range(4)]
+        stages = [p.box(152 + 114 * k, y, 80, 34, f"stage {k + 1}", tone=TONES[task]) for k in range(4)]
         p.flow(start, *stages, head(p, task, y), tone=TONES[task])
     return p
 
@@ -311,10 +330,10 @@ def separate() -> Picture:
 def cross_stitch() -> Picture:
     p = Picture(
         "Cross-stitch",
-        "After each stage every task takes a learned weighted sum of all tasks' features, with weights for each\n"
-        "channel: α for its own features (solid lines) and β for those of the others (dashed).",
-        "Two networks of four stages. After each stage two sums mix the features of both: alpha times the own "
-        "and beta times the other task's.",
+        "After each stage every task takes a learned weighted sum of all tasks' features, with weights "
+        "for each channel: α for its own features (solid lines) and β for those of the others (dashed).",
+        "Two networks of four stages. After each stage two sums mix the features of both: alpha times the "
+        "own and beta times the other task's.",
     )
     at = dict.fromkeys(PAIR, image(p))
     for left in (96 + 124 * k for k in range(4)):
@@ -336,34 +355,37 @@ def cross_stitch() -> Picture:
 def nddr_cnn() -> Picture:
     p = Picture(
         "NDDR-CNN",
-        "After the stem and after each stage the features of all tasks are concatenated. From them a 1×1\n"
+        "After the stem and after each stage the features of all tasks are concatenated. From them a 1×1 "
         "convolution for each task, with batch norm and ReLU, makes that task's next features.",
-        "Two networks. After each part the features of both are concatenated, and a 1 by 1 convolution for each "
-        "task reduces them to that task's features.",
+        "Two networks. After each part the features of both are concatenated, and a 1 by 1 convolution "
+        "for each task reduces them to that task's features.",
     )
     at = dict.fromkeys(PAIR, image(p))
-    for left, name in ((96, "stem"), (252, "stage 1"), (448, "stage 4")):
-        joined = p.box(left + 73, MIDDLE, 24, 160, tone=UNIT)
-        p.label(left + 73, MIDDLE + 94, "concat", tone=UNIT)
+    for left, name in ((94, "stem"), (240, "stage 1"), (446, "stage 4")):
+        joined = p.box(left + 75, MIDDLE, 24, 160, tone=UNIT)
+        p.label(left + 75, MIDDLE + 94, "concat", tone=UNIT)
         for task, y in PAIR.items():
-            p.box(left + 73, y + (19 if y < MIDDLE else -19), 12, 68, tone=TONES[task], solid=True)
-            stage = p.box(left + 22, y, 50, 34, name, tone=TONES[task])
-            convolution = p.box(left + 122, y, 38, 34, "1×1", tone=TONES[task])
-            p.flow(at[task], stage, Box(joined.x, y, joined.w, 0), convolution, tone=TONES[task])
+            p.box(left + 75, y + (19 if y < MIDDLE else -19), 12, 68, tone=TONES[task], solid=True)
+            stage = p.box(left + 25, y, 50, 34, name, tone=TONES[task])
+            convolution = p.box(left + 118, y, 36, 34, "1×1", tone=TONES[task])
+            port = Box(joined.x, y, joined.w, 0)
+            p.flow(at[task], stage, port, tone=TONES[task])
+            p.flow(port, convolution, tone=UNIT)
             at[task] = convolution
     for task, y in PAIR.items():
         p.flow(at[task], head(p, task, y), tone=TONES[task])
-        dots(p, 415, y, TONES[task])
+        dots(p, 407, y, TONES[task])
     return p
 
 
 def sluice() -> Picture:
     p = Picture(
         "Sluice network",
-        "Each stage has two subspaces of channels. After each stage α mixes all subspaces of all tasks; before\n"
-        "the head β mixes all stages' outputs (dashed). A penalty keeps a task's two subspaces apart.",
-        "Two networks of four stages, each stage split in two subspaces. A unit alpha mixes all four subspaces "
-        "after each stage; skip connections lead every mixed output to a weighted sum beta before each head.",
+        "Each stage has two subspaces of channels, kept apart by a penalty. α mixes all subspaces of all "
+        "tasks after each stage; β mixes all stages' outputs (dashed) before the head.",
+        "Two networks of four stages, each stage split in two subspaces. A unit alpha mixes all four "
+        "subspaces after each stage; skip connections lead every mixed output to a weighted sum beta "
+        "before each head.",
     )
     mixes = {task: p.node(558, y, "β", r=13) for task, y in PAIR.items()}
     at = dict.fromkeys(PAIR, image(p))
@@ -390,45 +412,46 @@ def sluice() -> Picture:
 def mtan() -> Picture:
     p = Picture(
         "MTAN",
-        "One shared network (middle). Each task's attention reads the features before a stage's last block and\n"
-        "its own attended features so far, and makes a mask in [0, 1] that multiplies (×) the stage's output.",
-        "A shared network runs in the middle. For each stage and task an attention module makes a mask that is "
-        "multiplied with the stage's output; the product, refined, joins the next stage's attention.",
+        "One shared network (middle). Each task's attention reads the features before a stage's last "
+        "block and the task's own so far; its mask, in [0, 1], multiplies (×) the stage's output.",
+        "A shared network runs in the middle. For each stage and task an attention module makes a mask "
+        "that is multiplied with the stage's output; the product, refined, joins the next stage's "
+        "attention.",
     )
     rows = dict(zip(PAIR, (ROWS["semantic"], ROWS["normals"])))
     before, attended = image(p), dict[str, Box]()
-    for left, name in ((90, "stage 1"), (256, "stage 2"), (446, "stage 4")):
-        blocks = p.box(left + 32, MIDDLE, 64, 46, f"{name}:\nblocks")
-        last = p.box(left + 90, MIDDLE, 38, 46, "last\nblock")
+    for left, name in ((88, "stage 1"), (258, "stage 2"), (454, "stage 4")):
+        blocks = p.box(left + 31, MIDDLE, 62, 46, f"{name}:\nblocks")
+        last = p.box(left + 92, MIDDLE, 40, 46, "last\nblock")
         p.flow(before, blocks, last)
         before = last
         for task, y in rows.items():
             tone = TONES[task]
-            attention = p.box(left + 32, y, 64, 30, "attention", tone=tone)
-            times = p.node(left + 90, y, "×")
+            attention = p.box(left + 31, y, 62, 30, "attention", tone=tone)
+            times = p.node(left + 92, y, "×")
             p.fall(blocks, attention)
             p.fall(last, times)
             p.flow(*([attended[task]] if task in attended else []), attention, times, tone=tone)
             attended[task] = times
             if left < 400:
-                attended[task] = p.box(left + 136, y, 44, 30, "refine")
+                attended[task] = p.box(left + 138, y, 42, 30, "refine")
                 p.flow(times, attended[task], tone=tone)
     for task, y in rows.items():
         p.flow(attended[task], head(p, task, y), tone=TONES[task])
-        dots(p, 429, y, TONES[task])
-    dots(p, 429, MIDDLE, SHARED)
+        dots(p, 434, y, TONES[task])
+    dots(p, 434, MIDDLE, SHARED)
     return p
 
 
 def branched() -> Picture:
     p = Picture(
         "Branched",
-        "Tasks share the first stages and branch off later, as a tree says. The tree is found from how alike\n"
-        "single-task networks' features are at each stage, within a budget of parameters or operations.",
-        "A tree: all three tasks share stages 1 and 2; at stage 3 semantic branches off from depth and normals, "
-        "which part at stage 4. Each leaf has a head and a prediction.",
+        "Tasks share the first stages and branch off later, as a tree says. It is found from how alike "
+        "the features of single-task networks are at each stage, within a budget.",
+        "A tree: all three tasks share stages 1 and 2; at stage 3 semantic branches off from depth and "
+        "normals, which part at stage 4. Each leaf has a head and a prediction.",
     )
-    tree = (
+    tree: tuple[dict[tuple[str, ...], float], ...] = (
         {TASKS: MIDDLE},
         {TASKS: MIDDLE},
         {TASKS[:1]: ROWS["semantic"], TASKS[1:]: (ROWS["depth"] + ROWS["normals"]) / 2},
@@ -446,11 +469,15 @@ def branched() -> Picture:
     return p
 
 
-def candidates(p: Picture, rows: Sequence[float], used: Sequence[Mapping[int, Sequence[str]]]) -> list[list[Box]]:
+def candidates(
+    p: Picture, rows: Sequence[float], used: Sequence[Mapping[int, Sequence[str]]]
+) -> list[list[Box]]:
     """Copies of every stage with all possible edges dotted; a copy that nobody uses is hollow."""
     copies = [
         [
-            p.box(152 + 120 * k, y, 62, 40, f"stage {k + 1}", users=users.get(row, ()), unused=row not in users)
+            p.box(
+                152 + 120 * k, y, 62, 40, f"stage {k + 1}", users=users.get(row, ()), unused=row not in users
+            )
             for row, y in enumerate(rows)
         ]
         for k, users in enumerate(used)
@@ -464,22 +491,23 @@ def candidates(p: Picture, rows: Sequence[float], used: Sequence[Mapping[int, Se
 def learned_branching() -> Picture:
     p = Picture(
         "Learned branching",
-        "A supergraph of stage copies. Each copy, and each head, learns which copy of the stage before feeds it\n"
-        "(dotted: possible, solid: chosen). Then the chosen tree is kept and copies without a user are dropped.",
-        "Three copies of each of four stages with dotted edges between all neighbours; solid edges mark the "
-        "chosen tree, in which semantic parts from depth and normals at stage 3. Other copies are hollow.",
+        "A supergraph of stage copies. Each copy and head learns which copy before it feeds it (dotted: "
+        "possible, solid: chosen). Then the chosen tree is kept; copies without users are dropped.",
+        "Three copies of each of four stages with dotted edges between all neighbours; solid edges mark "
+        "the chosen tree, in which semantic parts from depth and normals at stage 3. Other copies are "
+        "hollow.",
     )
     used = ({1: TASKS}, {1: TASKS}, {0: TASKS[:1], 2: TASKS[1:]}, {0: TASKS[:1], 2: TASKS[1:]})
     copies = candidates(p, tuple(ROWS.values()), used)
     start = image(p)
     for copy in copies[0]:
         p.arrow(start.right, copy.left, faint=True, head=False)
-    p.flow(start, copies[0][1])
+    p.flow(start, copies[0][1], tone=INK)
     for (k, before), now in zip(enumerate(used), used[1:]):
         for row, group in now.items():
             source = next(number for number, users in before.items() if group[0] in users)
             p.arrow(copies[k][source].right, copies[k + 1][row].left, tone=INK)
-    for (number, task), row in zip(enumerate(TASKS), (0, 2, 2)):
+    for task, row in zip(TASKS, (0, 2, 2)):
         made = head(p, task, ROWS[task])
         for copy in copies[-1]:
             p.arrow(copy.right, made.left, faint=True, head=False)
@@ -490,10 +518,11 @@ def learned_branching() -> Picture:
 def bmtas() -> Picture:
     p = Picture(
         "BMTAS",
-        "As many copies of every stage as tasks. At each stage each task learns which copy it runs through\n"
-        "(coloured paths); the loss adds λ times the operations that the tree is expected to cost.",
-        "Three copies of each of four stages. Three coloured paths, one a task, run together through stage 1 and "
-        "part later. Below each stage a bar counts the copies in use, which the loss charges for.",
+        "Each stage has as many copies as tasks, and each task learns through which one it runs (coloured "
+        "paths). The loss adds λ times the operations that the resulting tree is expected to cost.",
+        "Three copies of each of four stages. Three coloured paths, one a task, run together through "
+        "stage 1 and part later. Below each stage a bar counts the copies in use, which the loss charges "
+        "for.",
     )
     rows = (68, 124, 180)
     paths = {"semantic": (1, 0, 0, 0), "depth": (1, 1, 1, 1), "normals": (1, 1, 1, 2)}
@@ -508,13 +537,13 @@ def bmtas() -> Picture:
         stops = [copies[k][row] for k, row in enumerate(path)]
         for first, second in pairwise([start, *stops, made]):
             (x, y1), (x2, y2) = first.right, second.left
-            p.arrow((x, y1 + shift), (x2, y2 + (0 if second is made else shift)), tone=TONES[task])
+            p.arrow((x, y1 + shift), (x2, y2 + shift), tone=TONES[task])
     p.label(84, 233, "cost λ ×", tone=UNIT)
     for column, users in zip(copies, used):
         for number in range(len(users)):
             p.box(column[0].x + 22 * (number - (len(users) - 1) / 2), 233, 18, 18, tone=UNIT)
-    for first, second in pairwise(copies):
-        p.label((first[0].x + second[0].x) / 2, 233, "+", tone=UNIT, size=14)
+    for column, following in pairwise(copies):
+        p.label((column[0].x + following[0].x) / 2, 233, "+", tone=UNIT, size=14)
     p.label(618, 233, "copies in use", tone=UNIT)
     return p
 
@@ -522,10 +551,10 @@ def bmtas() -> Picture:
 def adashare() -> Picture:
     p = Picture(
         "AdaShare",
-        "One backbone whose residual blocks each task runs or skips (hollow), as a learned policy says. Tasks that\n"
-        "run a block use the same weights. Penalties favour few blocks, and shared blocks near the image.",
-        "Three rows, one a task, of eight residual blocks. Blocks in a column are the same weights. Each task "
-        "executes some blocks and goes around the others.",
+        "One backbone. A learned policy says which residual blocks each task runs and which it skips "
+        "(hollow); a block has the same weights for all. Penalties favour few blocks, shared early on.",
+        "Three rows, one a task, of eight residual blocks. Blocks in a column are the same weights. Each "
+        "task executes some blocks and goes around the others.",
     )
     policy = {"semantic": "11101101", "depth": "11011010", "normals": "10110010"}
     start = image(p)
@@ -551,34 +580,34 @@ def adashare() -> Picture:
 def astmt() -> Picture:
     p = Picture(
         "ASTMT",
-        "One shared network that is run once for each task. In a task's pass its own squeeze-and-excitation,\n"
-        "1×1 adapters and batch norm modulate every stage and the decoder; the others' are not used (dotted).",
-        "A shared network of four stages and a decoder. Below each part three tags, one a task, modulate it; in "
-        "the pass shown only the tags of semantic are active and only semantic is predicted.",
+        "One shared network, run once for each task. In its pass a task's own squeeze-and-excitation, 1×1 "
+        "adapters and norms modulate the stages and the decoder; those of others rest (dotted).",
+        "A shared network of four stages and a decoder. Below each part three tags, one a task, modulate "
+        "it; in the pass shown only the tags of semantic are active and only semantic is predicted.",
     )
-    names = [f"stage {k + 1}" for k in range(4)] + ["decoder"]
-    parts = [p.box(146 + 98 * k, 100, 72, 44, name) for k, name in enumerate(names)]
+    names = ("stem", *(f"stage {k + 1}" for k in range(4)), "decoder")
+    parts = [p.box(126 + 88 * k, 100, 66, 44, name) for k, name in enumerate(names)]
     p.flow(image(p, 100), *parts)
     for line, task in enumerate(TASKS):
         tone, active = TONES[task], not line
         p.label(48, 180 + 27 * line, f"pass {line + 1}", tone=tone, bold=active)
         made = p.box(696, 60 + 40 * line, 80, 28, task, tone=tone, solid=active, unused=not active)
         p.flow(parts[-1], made, tone=tone, dashed=not active)
-        for part in parts:
-            modulation = p.box(part.x, 180 + 27 * line, 72, 21, task, tone=tone, unused=not active)
+        for part in parts[1:]:
+            modulation = p.box(part.x, 180 + 27 * line, 66, 21, task, tone=tone, unused=not active)
             if active:
                 p.fall(modulation, part, tone=tone)
-    p.label(600, 207, "modulation of each\npart: SE, adapters,\nbatch norm", anchor="start")
+    p.label(614, 207, "modulation of each\npart: SE, adapters,\nbatch norm", anchor="start")
     return p
 
 
-def tag_groups() -> Picture:
+def tag() -> Picture:
     p = Picture(
         "TAG",
-        "In one joint training: step on one task alone, and see how far that lowers every other task's loss.\n"
-        "Averaged over training, these affinities say which tasks are to be trained together.",
-        "Left: the loss of depth falls and that of normals rises after a step on semantic alone. Middle: a table "
-        "of affinities. Right: semantic and depth form one group, normals another.",
+        "In one joint training: step on one task alone, and see how far that lowers every other task's "
+        "loss. Averaged over training, these affinities say which tasks are to be trained together.",
+        "Left: the loss of depth falls and that of normals rises after a step on semantic alone. Middle: "
+        "a table of affinities. Right: semantic and depth form one group, normals another.",
     )
     now, then = (p.box(x, 84, 62, 34, text) for x, text in ((66, "weights"), (248, "weights′")))
     p.flow(now, then, tone=TONES["semantic"])
@@ -619,18 +648,198 @@ def tag_groups() -> Picture:
 def independent() -> Picture:
     p = Picture(
         "Independent",
-        "Each task has a head of its own (DeepLab, HRNet, FPN or linear) that reads only this task's pyramid.\n"
-        "Tasks do not interact in the decoder.",
-        "Three pyramids, one a task, each pass a head and become a prediction; there are no lines between tasks.",
+        "Each task has a head of its own (DeepLab, HRNet, FPN or linear) that reads only this task's "
+        "pyramid. Tasks do not interact in the decoder.",
+        "Three pyramids, one a task, each pass a head and become a prediction; there are no lines between "
+        "tasks.",
     )
     for task, y in zip(TASKS, (80, 152, 224)):
-        levels = Box(64, y, 60, 48)
-        for level, width in enumerate((14, 26, 40, 56)):
-            p.box(64, y - 18 + 12 * level, width, 8, tone=TONES[task])
-        p.label(104, y, "pyramid", tone=TONES[task], anchor="start")
-        reader = p.box(370, y, 190, 38, f"{task} head", tone=TONES[task])
-        p.arrow((160, y), reader.left, tone=TONES[task])
-        p.flow(reader, prediction(p, task, y), tone=TONES[task])
-        p.label((reader.right[0] + 656) / 2, y - 10, "upsample", tone=TONES[task])
-        p.label(levels.x + 150, y - 10, "all levels", tone=TONES[task])
+        tone, reader = TONES[task], p.box(380, y, 150, 38, f"{task} head", tone=TONES[task])
+        p.flow(pyramid(p, 60, y, tone=tone, text=""), reader, prediction(p, task, y), tone=tone)
+        p.label(198, y - 11, "all levels of its pyramid", tone=tone)
+        p.label(556, y - 11, "resized to the image", tone=tone)
     return p
+
+
+def pad_net() -> Picture:
+    p = Picture(
+        "PAD-Net",
+        "Every task makes an initial map, which is trained too. Each main task then adds gated messages "
+        "from all others to its features; auxiliary tasks (here normals) only send.",
+        "Features of three tasks, each with an initial prediction. Semantic and depth receive gated "
+        "messages from the two other tasks, add them to their own features and make the final "
+        "predictions; normals only sends.",
+    )
+    rows = dict(zip(TASKS, (72, 143, 214)))
+    start, main = pyramid(p, 58, rows["depth"]), TASKS[:2]
+    features, sums = {}, {}
+    for task, y in rows.items():
+        tone = TONES[task]
+        features[task] = p.box(164, y, 76, 28, f"{task} F", tone=tone)
+        p.flow(start, features[task], tone=tone)
+        p.fall(features[task], initial(p, task, 164, y + 33), tone=tone)
+        if task in main:
+            sums[task] = p.node(440, y, "+")
+            p.flow(features[task], sums[task], head(p, task, y), tone=tone)
+            p.label(518, y - 12, "refined", tone=tone)
+    for task, other in product(TASKS, main):
+        if task != other:
+            sent = features[task].right
+            p.arrow(sent, sums[other].rim(sent), tone=TONES[task])
+            p.diamond(between(sent, sums[other].rim(sent), 0.3), TONES[task])
+    p.diamond((470, 206), SHARED)
+    p.label(484, 214, "a message for each ordered pair:\nconv(F) × sigmoid(conv′(F))", anchor="start")
+    return p
+
+
+def mti_net() -> Picture:
+    p = Picture(
+        "MTI-Net",
+        "Tasks interact at every scale: initial maps, then gated messages as in PAD-Net. A feature "
+        "propagation module (FPM) hands all tasks' features on from each scale to the next finer one.",
+        "Four scales from coarse to fine. At each, features and initial maps of two tasks, then messages "
+        "between them; feature propagation leads from each scale to the next finer one. All scales are "
+        "concatenated for the heads.",
+    )
+    for y, text in ((66, "backbone"), (113, "features,\ninitial maps"), (168, "messages")):
+        p.label(24, y, text, anchor="start")
+    joined = p.box(340, 226, 460, 32, "resize to the finest scale and concatenate, for each task")
+    before: Box | None = None
+    for k, scale in enumerate(("1/32", "1/16", "1/8", "1/4")):
+        x = 150 + 126 * k
+        level = p.box(x, 74, 18 + 18 * k, 9)
+        p.label(x, 58, scale, tone=SHARED)
+        pair = Box(x, 113, 72, 34)
+        for side, task in zip((-18, 18), PAIR):
+            p.box(x + side, 113, 32, 34, tone=TONES[task])
+        p.box(x, 168, 72, 28, "messages", tone=UNIT)
+        p.fall(level, pair)
+        for side, task in zip((-18, 18), PAIR):
+            p.arrow((x + side, 130), (x + side, 154), tone=TONES[task])
+            p.arrow((x + side, 182), (x + side, 210), tone=TONES[task])
+        if before:
+            p.flow(before, p.box(x - 63, 113, 32, 24, "FPM", tone=UNIT), pair, tone=UNIT)
+        before = pair
+    for task, y in zip(PAIR, (204, 248)):
+        p.flow(joined, head(p, task, y), tone=TONES[task])
+    p.label(600, 113, "initial maps are\ntrained too", anchor="start")
+    return p
+
+
+def spread(
+    p: Picture, name: str, own: str, others: str, mark: Callable[[Box, Tone], None], rule: str
+) -> None:
+    """Two tasks, each with a relation between places; both relations together spread each task's features."""
+    start = pyramid(p, 58, MIDDLE)
+    relations, sums = {}, {}
+    for task, y in PAIR.items():
+        tone, out = TONES[task], -1 if y < MIDDLE else 1
+        features = p.box(158, y, 74, 32, "features F", tone=tone)
+        relations[task], sums[task] = Box(284, y, 48, 44), p.node(404, y, "+")
+        mark(relations[task], tone)
+        p.label(284, y + 34 * out, name, tone=tone)
+        diffusion = p.box(510, y, 96, 42, rule, tone=tone)
+        p.repeat(diffusion, tone)
+        p.flow(start, features, relations[task], sums[task], diffusion, head(p, task, y), tone=tone)
+        p.fall(features, initial(p, task, 158, y - 36 * out), tone=tone)
+        bypass = ((158, y + 16 * out), (158, y + 49 * out), (476, y + 49 * out), (476, y + 21 * out))
+        p.arrow(*bypass, tone=tone)
+        p.label(352, y + 11 * out, own, tone=UNIT, size=14)
+    for task, other in permutations(PAIR):
+        sent = relations[task].right
+        p.arrow(sent, sums[other].rim(sent), tone=TONES[task], dashed=True)
+        p.label(334 if task == "semantic" else 378, MIDDLE, others, tone=UNIT, size=14)
+
+
+def pap_net() -> Picture:
+    p = Picture(
+        "PAP-Net",
+        "Affinities M say which places are alike for a task. A mix of all tasks' affinities, with learned "
+        "weights a that sum to 1, then spreads each task's features over the image, step by step.",
+        "For each of two tasks: features with an initial map, an affinity matrix, a weighted sum of both "
+        "tasks' matrices, and a diffusion of the features by that sum that is repeated before the final "
+        "head.",
+    )
+
+    def matrix(at: Box, tone: Tone) -> None:
+        for line, column in product(range(5), repeat=2):
+            share = 1 if line == column else 0.72 - 0.14 * abs(line - column) + 0.08 * ((line * column) % 3)
+            place = {"x": at.x - 22 + 9 * column, "y": at.y - 22 + 9 * line, "width": 8, "height": 8}
+            p.shapes.append(element("rect", {**place, "fill": tone.dark, "fill-opacity": share}))
+
+    spread(p, "affinity M", "a", "a", matrix, "h ← β ΣaM h\n+ (1 − β) F")
+    return p
+
+
+def psd() -> Picture:
+    p = Picture(
+        "PSD",
+        "A structure S is what a place has in common with its neighbours. Structures pass between tasks "
+        "as far as they match (m); within a task, features then spread along the sum, again and again.",
+        "For each of two tasks: features with an initial map, small star-shaped structures of each place "
+        "and its neighbours, a sum with the matching structures of the other task, and a repeated "
+        "diffusion of the features along it before the final head.",
+    )
+
+    def star(at: Box, tone: Tone) -> None:
+        p.box(at.x, at.y, 44, 44, tone=Tone(tone.dark, INK.pale))
+        for dx, dy in product((-14, 0, 14), repeat=2):
+            width = 1 + (3 * dx + dy + 56) / 14 % 3
+            line = {"d": steps("M", (at.x, at.y), "L", (at.x + dx, at.y + dy)), "stroke": tone.dark}
+            p.shapes.append(element("path", {**line, "stroke-width": width}))
+            p.dot((at.x + dx, at.y + dy), tone, r=3 if dx or dy else 4.5)
+
+    spread(p, "structure S", "", "m", star, "h ← β ΣS h\n+ (1 − β) F")
+    return p
+
+
+def jtrl() -> Picture:
+    p = Picture(
+        "JTRL",
+        "Tasks take turns, coarse to fine. A task-attentional module (TAM) fuses both tasks' last states; "
+        "the next state also reads its column's pyramid level (grey) and the task's earlier states.",
+        "Four columns, one a scale, from coarse to fine. States alternate between depth and semantic in a "
+        "zigzag; a module between the rows fuses the last state of each task into the next state.",
+    )
+    rows = {"depth": 226, "semantic": 110}
+    turns: list[Box] = []
+    for k, scale in enumerate(("1/32", "1/16", "1/8", "1/4")):
+        left = 34 + 136 * k
+        p.ground(Box(left + 63, 151, 126, 212))
+        p.box(left + 82, 60, 20 + 18 * k, 9)
+        p.label(left + 24, 60, scale, tone=SHARED)
+        for task, y in rows.items():
+            x = left + (30 if task == "depth" else 98)
+            state = p.box(x, y, 38, 22 + 4 * k, f"{task[0].upper()}{k + 1}", tone=TONES[task])
+            if len(turns) == 1:
+                p.arrow((turns[0].x + 8, turns[0].top[1]), (x - 8, state.bottom[1]), tone=TONES["depth"])
+            if len(turns) > 1:
+                fused = p.box(x, 172, 34, 20, "TAM", tone=UNIT)
+                for other in turns[-2:]:
+                    tone = TONES["depth" if other.y == rows["depth"] else "semantic"]
+                    start = other.bottom if other.y < fused.y else other.top
+                    p.arrow((start[0] + 8, start[1]), fused.left, tone=tone)
+                p.fall(fused, state, tone=UNIT)
+                p.flow(turns[-2], state, tone=TONES[task])
+            turns.append(state)
+    for task, last in zip(rows, turns[-2:]):
+        p.flow(last, head(p, task, rows[task]), tone=TONES[task])
+    return p
+
+
+PICTURES: tuple[Callable[[], Picture], ...] = (
+    *(shared, separate, cross_stitch, nddr_cnn, sluice, mtan),
+    *(branched, learned_branching, bmtas, adashare, astmt, tag),
+    *(independent, pad_net, mti_net, pap_net, jtrl, psd),
+)
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for draw in PICTURES:
+        (folder / f"{draw.__name__}.svg").write_text(draw().svg(), encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    here = Path(__file__).parent / "images" / "methods"
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else here)
