@@ -1,8 +1,8 @@
 """Which pairs of the grid ``torch.compile`` takes on this processor.
 
 ``python benchmarks/compile_grid.py`` tries what ``benchmarks/compile_grid.json`` does not hold
-yet; ``--fresh`` all pairs. Each is a tiny network of three tasks; compiled by inductor, forward and backward in training mode
-are compared with eager.
+yet; ``--fresh`` all pairs. Each is a tiny network of three tasks; compiled by inductor, forward and backward
+in training mode are compared with eager.
 """
 
 from __future__ import annotations

@@ -198,9 +198,9 @@ def growth_table() -> Iterator[str]:
     height, width = kept["size"]
     yield (
         f"`python benchmarks/growth.py` on one thread of an {kept['processor']}, torch {kept['torch']}: "
-        f"`{kept['backbone']}`, {kept['batch']} images of {height}x{width}, float32; encoders with independent "
-        f"FPN heads, decoders on the shared encoder. At 2 / 4 / 8 / 16 tasks; a dash where a step would need "
-        f"more than 14 GB."
+        f"`{kept['backbone']}`, {kept['batch']} images of {height}x{width}, float32; "
+        f"encoders with independent FPN heads, decoders on the shared encoder. At 2 / 4 / 8 / 16 tasks; "
+        f"a dash where a step would need more than 14 GB."
     )
     yield ""
     units = {"parameters": 1e6, "macs": 1e9, "step_seconds": 1.0, "step_memory": 1e9}
@@ -219,9 +219,9 @@ def compile_table() -> Iterator[str]:
     """Rows of Markdown from what benchmarks/compile_grid.py tried."""
     kept = json.loads((BENCHMARKS / "compile_grid.json").read_text())
     yield (
-        f"`python benchmarks/compile_grid.py`, torch {kept['torch']}, inductor on a processor, a tiny network of "
-        f"three tasks in training mode: gradients are compared with eager ones. A number is that of graph "
-        f"breaks, where the compiler left a part to Python."
+        f"`python benchmarks/compile_grid.py`, torch {kept['torch']}, inductor on a processor, a tiny "
+        f"network of three tasks in training mode: gradients are compared with eager ones. A number is "
+        f"that of graph breaks, where the compiler left a part to Python."
     )
     yield ""
     yield f"| encoder | {' | '.join(f'`{decoder}`' for decoder in registry.DECODERS)} |"

@@ -86,16 +86,16 @@ class SqueezeExcite(nn.Module):
     """Scales each channel by a gate computed from the mean of all channels.
 
     Source:
-        Hu, Shen and Sun, Squeeze-and-Excitation Networks, CVPR 2018.
+        Hu, Shen and Sun, Squeeze-and-Excitation Networks, CVPR 2018; both layers with biases.
     """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
         hidden = max(channels // reduction, 1)
         self.gate = nn.Sequential(
-            nn.Linear(channels, hidden, bias=False),
+            nn.Linear(channels, hidden),
             nn.ReLU(inplace=True),
-            nn.Linear(hidden, channels, bias=False),
+            nn.Linear(hidden, channels),
             nn.Sigmoid(),
         )
 
@@ -127,3 +127,38 @@ class FeaturePyramid(nn.Module):
         for place in reversed(range(len(merged) - 1)):
             merged[place] = merged[place] + to_size_of(merged[place], merged[place + 1])
         return [smooth(level) for smooth, level in zip(self.smooth, merged, strict=True)]
+
+
+class MergedLevels(nn.Module):
+    """A neck that reads all levels and makes one map, at the stride of one of them.
+
+    A 1x1 convolution of each level to ``width`` channels, resized bilinearly and summed (one 1x1 convolution
+    of all levels, resized and concatenated, computes the same), then a 3x3 convolution with batch norm and
+    ReLU.
+
+    Args:
+        channels: Channels of each level.
+        strides: Stride of each level, finest first.
+        width: Channels of the map.
+        stride: The map has the size of the finest level with this stride or more; of the coarsest level if
+            there is none.
+
+    Attributes:
+        stride: Of the map.
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int], width: int, stride: int) -> None:
+        super().__init__()
+        self.place = next((p for p, level in enumerate(strides) if level >= stride), len(strides) - 1)
+        self.stride = strides[self.place]
+        self.laterals = nn.ModuleList(nn.Conv2d(level, width, 1) for level in channels)
+        self.smooth = conv_norm_relu(width, width, 3)
+
+    def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """Maps levels ``[B, C_s, h_s, w_s]``, finest first, to ``[B, width, h, w]``."""
+        target = pyramid[self.place]
+        first, *others = (
+            to_size_of(target, lateral(level)) for lateral, level in zip(self.laterals, pyramid, strict=True)
+        )
+        merged: Tensor = self.smooth(sum(others, start=first))
+        return merged
