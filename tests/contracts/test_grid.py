@@ -119,3 +119,20 @@ def test_what_cannot_work_together_is_refused_with_both_names() -> None:
         plait.create_model(
             backbone="resnet10t", tasks={**tasks, "edges": {"kind": "edges", "auxiliary": True}}
         )
+
+
+ONCE = [(e, "independent") for e in registry.ENCODERS] + [("shared", d) for d in list(registry.DECODERS)[1:]]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Online softmax is disabled")
+@pytest.mark.parametrize(("encoder", "decoder"), ONCE)
+def test_every_part_can_be_compiled(encoder: str, decoder: str) -> None:
+    torch.compiler.reset()
+    model = network(encoder, decoder, tiny_backbone, make_tasks()).eval()
+    compiled = torch.compile(model, backend="aot_eager")  # traced and differentiated as by inductor
+    expected, found = model(images()).final, compiled(images()).final
+    for task, logits in expected.items():
+        torch.testing.assert_close(found[task], logits, rtol=1e-4, atol=1e-5)
+    torch.stack([logits.square().mean() for logits in found.values()]).sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
