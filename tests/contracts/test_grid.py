@@ -125,7 +125,7 @@ ONCE = [(e, "independent") for e in registry.ENCODERS] + [("shared", d) for d in
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Online softmax is disabled")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own, after a graph break
 @pytest.mark.parametrize(("encoder", "decoder"), ONCE)
 def test_every_part_can_be_compiled(encoder: str, decoder: str) -> None:
     torch.compiler.reset()

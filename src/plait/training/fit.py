@@ -19,6 +19,7 @@ from plait.data.transforms import Augmentation
 from plait.errors import ConfigurationError, PlaitError
 from plait.models.network import MultiTaskNetwork
 from plait.registry import check_arguments
+from plait.training.affinity import check_shares, task_affinity
 from plait.training.checkpoint import explained_full_disk, find, write_atomically
 from plait.training.distributed import rank, world_size
 from plait.training.environment import environment
@@ -29,7 +30,7 @@ from plait.training.processes import join
 from plait.training.run import ENVIRONMENT, RECIPE, SCORES, Run, load_run, make_network
 from plait.training.selection import split_loss
 from plait.training.session import Session, Stopwatch, make_trial
-from plait.training.step import NonFiniteWatch, training_step
+from plait.training.step import NonFiniteWatch, alternating_step, training_step
 from plait.training.tuning import Choices, choose, threads
 
 MAY_CHANGE = ("training.workers", "training.trackers", "training.log_every", "evaluation.batch_size")
@@ -88,6 +89,9 @@ def fit(session: Session, run: Run, tell: Progress) -> None:
     dataset = run.dataset(run.recipe.data.train_split)
     batches = micro_batches(run, dataset, session.model.normalisation, session.step)
     watch = NonFiniteWatch([task.name for task in run.tasks], policy=training.non_finite)
+    make_step = alternating_step if training.alternate_tasks else training_step
+    if training.affinity_every is not None:
+        check_shares(session.model)
     journal = Journal(session, run, tell, writes=rank() == 0, validates=validates is not None)
 
     def due(*intervals: int | None) -> bool:
@@ -108,8 +112,11 @@ def fit(session: Session, run: Run, tell: Progress) -> None:
             with kept_on_error(session, last):
                 micro = [session.place(batch) for batch in islice(batches, training.accumulate)]
             session.begin_step()
+            affinity = None
+            if training.affinity_every is not None and (session.step + 1) % training.affinity_every == 0:
+                affinity = task_affinity(session.model, micro, lr=session.lr)
             buffers = session.buffers()
-            report = training_step(
+            report = make_step(
                 session.model,
                 micro,
                 session.balancer,
@@ -124,6 +131,8 @@ def fit(session: Session, run: Run, tell: Progress) -> None:
         journal.add(report)
         if due(training.log_every, training.checkpoint_every):
             journal.write()
+        if affinity is not None:
+            journal.line({"step": session.step, "affinity": affinity})
         look()
         if due(training.checkpoint_every):
             watch.check()

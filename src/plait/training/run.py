@@ -176,11 +176,28 @@ def load_run(path: Path | str) -> Run:
 def make_network(
     recipe: Recipe, tasks: Sequence[Task], *, pretrained: bool | None = None
 ) -> MultiTaskNetwork:
-    """The network of a recipe; ``pretrained=False`` fetches no weights, because others will be loaded."""
+    """The network of a recipe, as a run of it starts.
+
+    ``pretrained=False`` fetches no weights and reads no other run, because others will be loaded.
+
+    Raises:
+        ConfigurationError: If parts do not fit together, or not with the runs that it starts from.
+        CheckpointError: If the weights of such a run are damaged or do not fit.
+        WeightsUnavailableError: If the pretrained weights cannot be had.
+    """
     from plait.models import Backbone, create_model
+    from plait.models.initialise import initialise_from
     from plait.models.parameters import freeze_batch_norm
 
     model = recipe.model
+    starts_from = model.init_from if pretrained is None else None
+    if starts_from is not None:
+        if model.weights is not None:
+            raise ConfigurationError(
+                f"model.weights is {model.weights!r} and model.init_from is {starts_from!r}, but a backbone "
+                f"starts from one of them: leave the other out"
+            )
+        pretrained = False
     encoder, encoder_options = config.named(model.encoder)
     decoder, decoder_options = config.named(model.decoder)
     backbone_options = dict(model.backbone_options)
@@ -201,6 +218,8 @@ def make_network(
         for backbone in network.modules():
             if isinstance(backbone, Backbone):
                 freeze_batch_norm(backbone)
+    if starts_from is not None:
+        initialise_from(network, tasks, starts_from)
     return network
 
 

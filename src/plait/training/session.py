@@ -53,7 +53,7 @@ class Session:
         self.layout = layout
         name, options = config.named(recipe.balancer)
         self.balancer = plait.balancing.create(name, tasks=model.tasks, **options).to(self.device)
-        check_pair(model, self.balancer)
+        check_pair(model, self.balancer, alternate_tasks=recipe.training.alternate_tasks)
         self.optimizer = make_optimizer(model, self.balancer, recipe.optimizer)
         self.scaler = LossScaler().to(self.device) if choices.precision == "fp16" else None
         ema = recipe.training.ema

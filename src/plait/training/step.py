@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -28,14 +28,18 @@ logger = logging.getLogger(__name__)
 class StepReport:
     """What happened in one step, in tensors that nobody has waited for.
 
+    A step that makes an update for each task in turn reports them together; each task's loss and weight are
+    those of its own update.
+
     Attributes:
         losses: ``{task: scalar}``, over all processes and micro-batches; zero for absent tasks.
         weights: The balancer's, ``[T]``; see :class:`~plait.balancing.BalancerReport`.
         gramian: Inner products of the tasks' gradients ``[T, T]``, if the balancer took them.
-        grad_norm: Length of the whole gradient before clipping, a scalar.
+        grad_norm: Length of the whole gradient before clipping, a scalar; of several updates the largest.
         present: Whether each task had a known pixel, ``[T]`` on the host.
         finite: Whether each task's loss (and gradient, if taken, except in float16) was finite, bool ``[T]``.
-        updated: Whether the parameters were updated, bool scalar: not if the gradient was not finite.
+        updated: Whether the parameters were updated, bool scalar: not if the gradient was not finite; of
+            several updates, whether all were made.
         scaled: Whether a loss scale was in use, so that an update left out now and then is no error.
         ids: Names of this process's images.
     """
@@ -60,6 +64,7 @@ def training_step(
     precision: Precision = "fp32",
     clip_norm: float | None = None,
     scaler: LossScaler | None = None,
+    encode: Sequence[str] | None = None,
 ) -> StepReport:
     """Updates the parameters once.
 
@@ -76,6 +81,8 @@ def training_step(
         precision: Of the forward pass.
         clip_norm: Largest length of the whole gradient of the model; None leaves it as it is.
         scaler: Keeps float16 gradients from underflowing.
+        encode: The tasks whose features are computed, if labels of no other task are among the batches; None
+            for all.
 
     Raises:
         ConfigurationError: If balancer and encoder cannot work together.
@@ -89,12 +96,13 @@ def training_step(
     with kept_graphs():
         for number, batch in enumerate(batches, start=1):
             with autocast(device, precision):
-                pyramids = model.encoder(batch.images)
+                pyramids = model.encoder(batch.images, encode)
             with balancer.cut(pyramids) if model.encoder.has_cut else nullcontext(pyramids) as leaves:
                 with autocast(device, precision):
                     predictions = model.decode(leaves, batch.images.shape[-2:])
                     losses = task_losses(model.tasks, predictions, batch.targets, counts)
-                    penalties = model.decoder.loss_penalties(predictions, losses)
+                    known = {task: loss for task, loss in losses.items() if present[task]}
+                    penalties = model.decoder.loss_penalties(predictions, known)
                 take = balancer.backward if number == len(batches) else balancer.collect
                 balanced = take(
                     losses,
@@ -131,12 +139,91 @@ def training_step(
     )
 
 
-def check_pair(model: MultiTaskNetwork, balancer: Balancer) -> None:
+def alternating_step(
+    model: MultiTaskNetwork,
+    batches: Sequence[Batch],
+    balancer: Balancer,
+    optimizer: torch.optim.Optimizer,
+    *,
+    precision: Precision = "fp32",
+    clip_norm: float | None = None,
+    scaler: LossScaler | None = None,
+) -> StepReport:
+    """Updates the parameters once for each task in turn, in declared order, all from the same batch.
+
+    Each update is a :func:`training_step` on the batch without the other tasks' labels: a forward pass for
+    that task only (where tasks interact in the decoder, for all), the task's loss times its weight plus the
+    penalties, and a step of the optimizer over the parameters that this reaches; the others have no gradient
+    and stay, momentum and decay included. A task without a known pixel in the global batch has no turn.
+
+    Batch norms that several passes go through count the batch in each. If one of the updates is not
+    finite, it is left out and the others are made.
+
+    Args:
+        model: As for :func:`training_step`, and so are the others.
+        batches: The micro-batches of this process.
+        balancer: One whose weights are known before the losses (see :func:`check_pair`).
+        optimizer: Over the model's parameters.
+        precision: Of the forward passes.
+        clip_norm: Largest length of the gradient of each update.
+        scaler: Keeps float16 gradients from underflowing; adapts after each update.
+
+    Source:
+        Maninis, Radosavovic and Kokkinos, Attentive Single-Tasking of Multiple Tasks, CVPR 2019, section 5.
+    """
+    present = present_tasks(model.tasks, batches)
+    turns = [task for task, known in present.items() if known]
+    reports = {
+        task: training_step(
+            model,
+            [labelled_for(task, batch) for batch in batches],
+            balancer,
+            optimizer,
+            precision=precision,
+            clip_norm=clip_norm,
+            scaler=scaler,
+            encode=None if model.decoder.interacts else [task],
+        )
+        for task in turns or [model.tasks[0].name]  # without any label, it reports that
+    }
+    updates = list(reports.values())
+    # The gradient of an update is its one task's, so there is no doubt whose fault it is.
+    finite = {
+        task: report.finite.all() if report.scaled else report.updated for task, report in reports.items()
+    }
+    return StepReport(
+        losses={
+            task: reports[task].losses[task] if task in reports else torch.zeros_like(loss)
+            for task, loss in updates[0].losses.items()
+        },
+        weights=torch.stack([report.weights for report in updates]).sum(0),
+        gramian=None,
+        grad_norm=torch.stack([report.grad_norm for report in updates]).amax(),
+        present=tuple(present.values()),
+        finite=torch.stack([finite.get(task, torch.ones_like(updates[0].updated)) for task in present]),
+        updated=torch.stack([report.updated for report in updates]).all(),
+        scaled=scaler is not None,
+        ids=updates[0].ids,
+    )
+
+
+def labelled_for(task: str, batch: Batch) -> Batch:
+    """The batch with the labels of one task only, if it has any."""
+    return replace(batch, targets={name: t for name, t in batch.targets.items() if name == task})
+
+
+def check_pair(model: MultiTaskNetwork, balancer: Balancer, *, alternate_tasks: bool = False) -> None:
     """Refuses, in one sentence, a balancer that cannot work with a network.
+
+    Args:
+        model: The network.
+        balancer: The balancer.
+        alternate_tasks: Whether each task has an update of its own (:func:`alternating_step`).
 
     Raises:
         ConfigurationError: If it was made for other tasks, wants features where the encoder has no cut, wants
-            shared parameters where there are none, or wants batches beside the step's own.
+            shared parameters where there are none, wants batches beside the step's own, or compares losses or
+            gradients where each task has an update of its own.
     """
     rule, encoder = type(balancer).__name__, type(model.encoder).__name__
     names = tuple(task.name for task in model.tasks)
@@ -144,6 +231,11 @@ def check_pair(model: MultiTaskNetwork, balancer: Balancer) -> None:
         raise ConfigurationError(
             f"the balancer was made for {', '.join(balancer.tasks or ('no tasks',))}, the network for "
             f"{', '.join(names)}: make both for the same tasks in the same order"
+        )
+    if alternate_tasks and (balancer.needs.quantity != "nothing" or balancer.needs.closure):
+        raise ConfigurationError(
+            f"{rule} weighs the tasks of one update against each other, but training.alternate_tasks gives "
+            f"each task an update of its own: use balancer 'equal' or 'fixed', or leave out alternate_tasks"
         )
     if balancer.scope == "features" and not model.encoder.has_cut:
         raise ConfigurationError(

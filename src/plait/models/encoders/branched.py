@@ -26,11 +26,16 @@ class Branched(Encoder):
             ``["a b c", "a b c", "a | b c"]``; the last one holds for the remaining stages, and tasks that
             have branched off do not come together again.
 
+    Attributes:
+        tree: The tree, with a partition for every part.
+        copies: The copy of each part that a task uses, by the name of the backbone that holds it.
+
     Raises:
         ConfigurationError: If the backbone has no stages, or ``tree`` is none of these tasks.
 
     Source:
-        Vandenhende et al., Branched Multi-Task Networks: Deciding What Layers To Share, BMVC 2020.
+        Vandenhende et al., Branched Multi-Task Networks: Deciding What Layers To Share, BMVC 2020. Where we
+        differ: branches may also part at the stem, and a leaf may be a group of tasks, whose heads part.
     """
 
     def __init__(self, *, make_backbone: MakeBackbone, tasks: Sequence[str], tree: Sequence[str]) -> None:
@@ -38,15 +43,21 @@ class Branched(Encoder):
         self.tasks = task_names(tasks)
         first = staged(make_backbone(), "branched")
         self.tree = Tree.parse(tree, tasks=self.tasks, parts=1 + len(first.stages))
+        # The first name, in any order of tasks, so that weights can be read in another order.
+        self.copies = {
+            task: [min(self.tree.group(part, task)) for part in range(1 + len(first.stages))]
+            for task in self.tasks
+        }
         leaders = [min(group) for group in self.tree.partitions[-1]]
         backbones = {leader: make_backbone() if number else first for number, leader in enumerate(leaders)}
-        for part, partition in enumerate(self.tree.partitions):
-            for leader in set(leaders) - {min(group) for group in partition}:
-                backbones[leader].drop(part)
+        for leader, backbone in backbones.items():
+            for part, copy in enumerate(self.copies[leader]):
+                if copy != leader:
+                    backbone.drop(part)
         self.backbones = nn.ModuleDict(backbones)
         self.channels = dict.fromkeys(self.tasks, first.channels)
         self.strides = dict.fromkeys(self.tasks, first.strides)
-        self.groups = {task: min(group) for group in self.tree.partitions[-1] for task in group}
+        self.groups = {task: copies[-1] for task, copies in self.copies.items()}
         self.has_cut = any(len(group) > 1 for group in self.tree.partitions[-1])
         self.normalisation = first.normalisation
         self.default_head = first.default_head
@@ -55,33 +66,39 @@ class Branched(Encoder):
         asked = self.asked(tasks)
         if not asked:
             return {}
-        backbone = cast("Backbone", self.backbones[min(self.tasks)])
-        features = dict.fromkeys(asked, backbone.pad(images))
-        levels: dict[str, list[Tensor]] = {task: [] for task in asked}
-        for part, partition in enumerate(self.tree.partitions):
-            for group in partition:
-                if users := [task for task in group if task in features]:
-                    made = self._part(group, part)(features[users[0]])
-                    features.update(dict.fromkeys(users, made))
-                    for task in users if part else ():
-                        levels[task].append(made)
-        whole: dict[int, Tensor] = {}  # tasks that share a level are given the very same tensor
-        return {
-            task: [
-                whole.setdefault(id(level), cropped)
-                for level, cropped in zip(levels[task], backbone.crop(levels[task], images.shape[-2:]))
-            ]
-            for task in asked
-        }
+        whole = self._backbone(min(self.tasks))
+        padded = whole.pad(images)
+        made: dict[tuple[int, str], Tensor] = {}
+        for task in asked:
+            features = padded
+            for part, copy in enumerate(self.copies[task]):
+                if (part, copy) not in made:
+                    made[part, copy] = self._part(part, copy)(features)
+                features = made[part, copy]
+        pyramids: Pyramids = {}
+        cropped: dict[tuple[int, str], Tensor] = {}  # tasks that share a level are given the very same tensor
+        for task in asked:
+            keys = list(enumerate(self.copies[task]))[1:]
+            levels = whole.crop([made[key] for key in keys], images.shape[-2:])
+            pyramids[task] = [cropped.setdefault(key, level) for key, level in zip(keys, levels, strict=True)]
+        return pyramids
 
     def shared_parameters(self) -> dict[tuple[str, ...], list[Parameter]]:
         users: dict[Group, list[Parameter]] = {}
         for part, partition in enumerate(self.tree.partitions):
             for group in partition:
-                users.setdefault(group, []).extend(self._part(group, part).parameters())
+                users.setdefault(group, []).extend(self._part(part, min(group)).parameters())
         return users
 
-    def _part(self, group: Group, part: int) -> nn.Module:
-        """The copy of a part that a group uses: that of its first task by name, in any order of tasks."""
-        backbone = cast("Backbone", self.backbones[min(group)])
+    def columns(self) -> dict[str, Backbone]:
+        if any(len(set(copies)) > 1 for copies in self.copies.values()):
+            return {}
+        return {task: self._backbone(copies[0]) for task, copies in self.copies.items()}
+
+    def _backbone(self, name: str) -> Backbone:
+        return cast("Backbone", self.backbones[name])
+
+    def _part(self, part: int, copy: str) -> nn.Module:
+        """A copy of a part, by the name of the backbone that holds it."""
+        backbone = self._backbone(copy)
         return backbone.stages[part - 1] if part else backbone.stem

@@ -56,9 +56,58 @@ class Tree:
         """The partitions as :meth:`parse` reads them."""
         return tuple(" | ".join(" ".join(group) for group in partition) for partition in self.partitions)
 
+    @classmethod
+    def shared(cls, tasks: Sequence[str], *, parts: int) -> Tree:
+        """The tree in which all tasks share every part."""
+        return cls(((tuple(tasks),),) * parts)
+
+    def group(self, part: int, task: str) -> Group:
+        """The tasks that share a part with a task, itself included."""
+        return next(group for group in self.partitions[part] if task in group)
+
+    def lines(self) -> list[str]:
+        """The tree as a person draws it, a line a branch.
+
+        >>> tree = Tree.parse(["a b c", "a | b c", "a | b | c"], tasks=["a", "b", "c"], parts=4)
+        >>> for line in tree.lines():
+        ...     print(line)
+        stem: a b c
+        ├─ stages 1 to 3: a
+        └─ stage 1: b c
+           ├─ stages 2 to 3: b
+           └─ stages 2 to 3: c
+        """
+        drawn: list[str] = []
+
+        def draw(groups: Sequence[Group], part: int, indent: str, *, root: bool) -> None:
+            for number, group in enumerate(groups, start=1):
+                end = part
+                while end < len(self.partitions) and group in self.partitions[end]:
+                    end += 1
+                last = number == len(groups)
+                fork, below = ("", "") if root else (("└─ ", "   ") if last else ("├─ ", "│  "))
+                drawn.append(f"{indent}{fork}{part_names(part, end - 1)}: {' '.join(group)}")
+                if end < len(self.partitions):
+                    inside = [child for child in self.partitions[end] if set(child) < set(group)]
+                    draw(inside, end, indent + below, root=False)
+
+        draw(self.partitions[0], 0, "", root=True)
+        return drawn
+
     def cost(self, parts: Sequence[float]) -> float:
         """The sum over parts of a part's cost times the number of its copies."""
         return sum(cost * len(partition) for cost, partition in zip(parts, self.partitions, strict=True))
+
+
+def part_names(first: int, last: int) -> str:
+    """Parts from ``first`` to ``last``, 0 being the stem, in words.
+
+    >>> part_names(0, 0), part_names(0, 2), part_names(2, 2), part_names(1, 4)
+    ('stem', 'stem to stage 2', 'stage 2', 'stages 1 to 4')
+    """
+    if first == last:
+        return f"stage {first}" if first else "stem"
+    return f"stages {first} to {last}" if first else f"stem to stage {last}"
 
 
 def _partition(line: str, tasks: Sequence[str]) -> Partition:
