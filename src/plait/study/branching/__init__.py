@@ -1,0 +1,1 @@
+"""Finding out which tasks should share which parts of a backbone."""
