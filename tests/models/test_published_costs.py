@@ -1,7 +1,6 @@
 """Parameters and operations are those of the published implementation."""
 
 import pytest
-
 from docs.architectures import ROWS, Row, counted
 
 
