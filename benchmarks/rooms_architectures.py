@@ -8,16 +8,16 @@ trains; it is no comparison: one seed, few steps, nothing tuned.
 from __future__ import annotations
 
 import argparse
-import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from growth import processor
 
 import plait
 from plait.config import Recipe, dump, load_recipe, replace
@@ -70,6 +70,7 @@ def arms(steps: int) -> dict[str, Recipe]:
 
 def train(name: str, recipe: Recipe, out: Path) -> str:
     """Trains one arm in a process of its own; started again, it goes on where it stopped."""
+    out.mkdir(parents=True, exist_ok=True)
     run = out / name.replace(" ", "_")
     if run.is_dir() and load_run(run).finished:
         return f"{name}: finished before"
@@ -101,6 +102,23 @@ def table(comparison: Comparison) -> Iterator[str]:
         yield f"| {column} | {' | '.join(texts)} |"
 
 
+def compared(runs: Sequence[Path], steps: int) -> list[str]:
+    """The table of finished runs, after a line about their scale; the full report lies beside the first."""
+    comparison, _ = report(runs, out=runs[0] / "report.html", title="A short run on rooms")
+    about = (
+        f"{steps} steps of 8 images at 128x160, seed 0, single thread; {processor()}, "
+        f"torch {torch.__version__}, plait {plait.__version__}."
+    )
+    return [about, "", *table(comparison)]
+
+
+def replaced(page: str, name: str, lines: Sequence[str]) -> str:
+    """A page with new lines between the two comments of that name."""
+    begin, end = f"<!-- {name}: generated -->\n", f"<!-- {name}: end -->"
+    before, _, rest = page.partition(begin)
+    return "\n".join([before + begin, *lines, "", end + rest.partition(end)[2]])
+
+
 COSTS = ("parameters", "multiply-accumulates", "training, processor")
 
 
@@ -118,15 +136,7 @@ def main() -> None:
             print(line, flush=True)
     if parsed.only:
         return
-    comparison, _ = report([parsed.out], title="Every architecture on rooms, a short run")
-    begin, end = "<!-- table: generated -->\n", "<!-- table: end -->"
-    before, _, rest = PAGE.read_text().partition(begin)
-    after = rest.partition(end)[2]
-    scale = (
-        f"{parsed.steps} steps of 8 images at 128x160, seed 0; {platform.machine()}, "
-        f"torch {torch.__version__}, plait {plait.__version__}."
-    )
-    PAGE.write_text("\n".join([before + begin, scale, "", *table(comparison), "", end + after]))
+    PAGE.write_text(replaced(PAGE.read_text(), "table", compared([parsed.out], parsed.steps)))
 
 
 if __name__ == "__main__":

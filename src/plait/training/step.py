@@ -320,11 +320,9 @@ def step_if(apply: Tensor, optimizer: torch.optim.Optimizer) -> None:
 
     A fused optimizer decides on the device, through the flag that ``torch.amp.GradScaler`` sets as well; for
     any other the host reads ``apply``, which costs nothing where they are the same. So it does for the first
-    step of a parameter: there, torch's fused SGD would keep a momentum that it has not written.
+    step of a parameter, unless it is known how its state begins.
     """
-    moved = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    on_device = getattr(optimizer, "_step_supports_amp_scaling", False)
-    if on_device and all(optimizer.state.get(parameter) for parameter in moved):
+    if getattr(optimizer, "_step_supports_amp_scaling", False) and begun(optimizer):
         flag = {"grad_scale": None, "found_inf": (~apply).float()}
         for name, value in flag.items():
             setattr(optimizer, name, value)
@@ -335,6 +333,28 @@ def step_if(apply: Tensor, optimizer: torch.optim.Optimizer) -> None:
                 delattr(optimizer, name)
     elif bool(apply):
         optimizer.step()
+
+
+def begun(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether every parameter that a fused optimizer is about to move has the state that this takes.
+
+    A momentum of SGD begins at zero here, from which the first step is the same. Torch's fused SGD fails
+    where only some parameters of a group have one (a task's first labels come later than another's), and
+    keeps one that it has not written where the first update is left out.
+    """
+    ready = True
+    for group in optimizer.param_groups:
+        sgd = isinstance(optimizer, torch.optim.SGD)
+        if sgd and group["momentum"] == 0:
+            continue  # without momentum it has no state
+        for parameter in group["params"]:
+            if parameter.grad is None or optimizer.state.get(parameter):
+                continue
+            if sgd and group["dampening"] == 0:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            else:
+                ready = False
+    return ready
 
 
 @torch.no_grad()

@@ -160,7 +160,7 @@ class AdaShare(Encoder):
             self.opened = blocks
         first, last = self.temperatures
         self.temperature.fill_(first * (last / first) ** (progress or 0.0))
-        self.weights_learn = self.logits_learn = True  # in the warm-up, the logits' gradient is zero
+        self.weights_learn, self.logits_learn = True, progress is not None
         if self.given is None and self.turns is not None and progress is not None:
             searched = step - math.ceil(self.warmup * steps)
             self.weights_learn = searched % sum(self.turns) < self.turns[0]

@@ -51,15 +51,6 @@ def sampled(logits: Tensor, noise: Tensor, temperature: Tensor, *, hard: bool) -
     return chosen + (soft - soft.detach())
 
 
-def stopped(values: Tensor) -> Tensor:
-    """The same values with a gradient of zero.
-
-    What only waits for the end of a warm-up thus has a gradient from the first step on: fused SGD cannot
-    begin a parameter's momentum later than that of others in its group.
-    """
-    return values.detach() + 0.0 * values
-
-
 def mixed(weights: Tensor, candidates: Sequence[Tensor]) -> Tensor:
     """The sum of candidates of one shape, weighted by ``[K]``; exactly one of them where one weight is 1."""
     terms = [weight * candidate for weight, candidate in zip(weights.unbind(), candidates, strict=True)]
@@ -232,10 +223,10 @@ class Supergraph(Encoder):
     def all_logits(self) -> Tensor:
         """Logits of all draws, ``[places, T, T]``, both of the last axes in alphabetical order.
 
-        Their gradient is zero during the warm-up.
+        They get no gradient during the warm-up, so that the optimizer's state of them begins with the search.
         """
         stacked = torch.stack([torch.stack([place[n] for n in self.nodes]) for place in self._places()])
-        return stopped(stacked) if self.warming else stacked
+        return stacked.detach() if self.warming else stacked
 
     def drawn(self, *, hard: bool) -> list[dict[str, Tensor]]:
         """For each place a draw ``[T]`` by name of who chooses; each depends on its own logits only."""
@@ -244,7 +235,7 @@ class Supergraph(Encoder):
         return [
             {
                 node: sampled(
-                    stopped(place[node]) if self.warming else place[node],
+                    place[node].detach() if self.warming else place[node],
                     noise[depth, number],
                     self.temperature,
                     hard=hard,
