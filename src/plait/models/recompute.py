@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 def recomputed(module: nn.Module, *given: Any) -> Any:
     """Runs a module and keeps only its inputs for the backward pass.
 
-    Gradients are the same, and so are running statistics: each batch is counted once.
+    Gradients are the same, of any number of backward passes, and so are running statistics: each batch is
+    counted once.
     """
 
     def run(*given: Any) -> Any:
@@ -23,19 +23,25 @@ def recomputed(module: nn.Module, *given: Any) -> Any:
     if torch.compiler.is_compiling():  # the compiler recomputes values only, never the update of a buffer
         return checkpoint(run, *given, use_reentrant=False)
     return checkpoint(
-        run, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(module))
+        run, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), _StatisticsKept(module))
     )
 
 
-@contextmanager
-def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """While it lasts, batch norms compute as ever but do not count the batch a second time."""
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, momentum, counter in kept:
+class _StatisticsKept:
+    """While it lasts, batch norms compute as ever but do not count the batch a second time.
+
+    Not made from a generator, because it is entered once for each backward pass through the same graph.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.kept: list[tuple[float | None, torch.Tensor | None]] = []
+
+    def __enter__(self) -> None:
+        self.kept = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
+        for norm in self.norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+
+    def __exit__(self, *error: object) -> None:
+        for norm, (momentum, counter) in zip(self.norms, self.kept, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, counter
