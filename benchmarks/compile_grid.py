@@ -1,10 +1,10 @@
 """Which pairs of the grid ``torch.compile`` takes on this processor.
 
-``python benchmarks/compile_grid.py`` tries what ``benchmarks/compile_grid.json`` does not hold yet; ``--fresh``
-all pairs. Each is a tiny network of three tasks; forward and backward in training mode are compared with eager.
-Every encoder with the independent decoder and every decoder with the shared encoder is compiled by inductor; the
-other pairs, which are made of the same parts, are traced and differentiated in the same way and then run as
-they are (``aot_eager``), which takes a tenth of the time.
+``python benchmarks/compile_grid.py`` tries what ``benchmarks/compile_grid.json`` does not hold yet;
+``--fresh`` all pairs. Each is a tiny network of three tasks; forward and backward in training mode are
+compared with eager. Every encoder with the independent decoder and every decoder with the shared encoder is
+compiled by inductor; the other pairs, which are made of the same parts, are traced and differentiated in the
+same way and then run as they are (``aot_eager``), which takes a tenth of the time.
 """
 
 from __future__ import annotations
