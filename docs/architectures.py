@@ -220,9 +220,10 @@ def compile_table() -> Iterator[str]:
     kept = json.loads((BENCHMARKS / "compile_grid.json").read_text())
     yield (
         f"`python benchmarks/compile_grid.py`, torch {kept['torch']}, on a processor, a tiny network of "
-        f"three tasks in training mode: gradients are compared with eager ones. The first row and the first column "
-        f"were compiled by inductor; the other pairs, made of the same parts, were traced and differentiated "
-        f"alike (`aot_eager`). A number is that of graph breaks, where a part was left to Python."
+        f"three tasks in training mode: gradients are compared with eager ones. The first row and the "
+        f"first column were compiled by inductor; the other pairs, made of the same parts, were traced and "
+        f"differentiated alike (`aot_eager`). A number is that of graph breaks, where a part was left to "
+        f"Python."
     )
     yield ""
     yield f"| encoder | {' | '.join(f'`{decoder}`' for decoder in registry.DECODERS)} |"
