@@ -183,6 +183,7 @@ def grid_table() -> Iterator[str]:
             cells = []
             for backbone in FAMILIES.values():
                 why = refusal(backbone, encoder, decoder).replace(f", decoder {decoder!r}", "")
+                why = why.replace(repr(encoder), "ENCODER").replace(repr(backbone), "BACKBONE")
                 cells.append("yes" if not why else f"no ({reasons.setdefault(why, len(reasons) + 1)})")
             yield f"| `{encoder}` | `{decoder}` | {' | '.join(cells)} |"
     yield ""

@@ -1,6 +1,7 @@
 """AdaShare: which blocks each task runs, how that is learned, and when."""
 
 import copy
+import math
 from typing import Any, cast
 
 import pytest
@@ -286,6 +287,11 @@ def test_logits_learn_at_their_own_rate_and_are_vectors() -> None:
         ({"turns": [1]}, "turns"),
         ({"turns": [0, 1]}, "turns"),
         ({"curriculum": -1.0}, "curriculum"),
+        ({"curriculum": 1.1}, "curriculum"),
+        ({"curriculum": math.nan}, "curriculum"),
+        ({"sparsity_weight": math.nan}, "sparsity_weight"),
+        ({"sharing_weight": math.inf}, "sharing_weight"),
+        ({"lr_multiplier": math.nan}, "lr_multiplier"),
         ({"warmup": 1.0}, "warmup"),
     ],
 )

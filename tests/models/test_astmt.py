@@ -18,6 +18,7 @@ from plait.models.decoders.astmt import ASTMTDecoder, GradientDiscriminator, Rev
 from plait.models.encoders.astmt import ASTMT
 from plait.models.modulation import Adapted, PerTask, own_parameters
 from plait.models.network import MultiTaskNetwork, create_model
+from plait.models.parameters import freeze_batch_norm
 from plait.tasks.objective import losses as task_losses
 from plait.testing import reordered_state, tiny_backbone
 from plait.training.precision import LossScaler
@@ -290,6 +291,8 @@ def test_a_batch_of_one_is_refused_in_training() -> None:
     with pytest.raises(ConfigurationError, match="at least 2 images at a time in training, got 1"):
         made({"depth": one}, (32, 48))
     assert made.eval()({"depth": one}, (32, 48)).final["depth"].shape == (1, 1, 32, 48)
+    freeze_batch_norm(made)  # then nothing is normalised over the batch
+    assert made.train()({"depth": one}, (32, 48)).final["depth"].shape == (1, 1, 32, 48)
 
 
 # -------------------------------------------------------------------------------------------- discriminator

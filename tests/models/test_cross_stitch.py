@@ -1,5 +1,7 @@
 """Cross-stitch networks: the published numbers, the definition of a unit, and how fast units learn."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -120,7 +122,14 @@ def test_the_learning_rate_of_units_is_a_multiple_at_every_step_of_the_schedule(
     assert len(units) == 4 * 4
 
 
-@pytest.mark.parametrize("options", [{"unit": "pixel"}, {"lr_multiplier": -1.0}])
+@pytest.mark.parametrize("options", [{"alpha": math.nan}, {"alpha": math.inf}, {"beta": math.nan}])
+@pytest.mark.parametrize("tasks", [TASKS, TASKS[:1]])
+def test_first_weights_must_be_finite(options: dict[str, float], tasks: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigurationError, match=r"must be finite, got .*(nan|inf)"):
+        CrossStitch(make_backbone=tiny_backbone, tasks=tasks, **options)
+
+
+@pytest.mark.parametrize("options", [{"unit": "pixel"}, {"lr_multiplier": -1.0}, {"lr_multiplier": math.inf}])
 def test_options_that_mean_nothing_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError, match=f"{next(iter(options))} of cross_stitch must be"):
         CrossStitch(make_backbone=tiny_backbone, tasks=TASKS, **options)

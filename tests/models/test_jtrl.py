@@ -158,6 +158,26 @@ def test_gradient_checkpointing_changes_neither_gradients_nor_statistics() -> No
     assert all(torch.equal(a, b) for a, b in zip(plain.buffers(), again.buffers(), strict=True))
 
 
+def test_the_fusion_keeps_five_maps_of_each_state_for_the_backward_pass() -> None:
+    def kept(count: int) -> int:
+        module, given, sizes = attention(count), [state.requires_grad_() for state in states(count)], {}
+        own = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+
+        def keep(saved: Tensor) -> Tensor:
+            if saved.untyped_storage().data_ptr() not in own:
+                sizes[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes()
+            return saved
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+            made = module(given)
+        assert made.requires_grad
+        return sum(sizes.values())
+
+    a_map = states(1)[0].untyped_storage().nbytes()
+    # The state, its place in two concatenations and a stack, and its balance.
+    assert kept(6) - kept(5) <= 5 * a_map
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

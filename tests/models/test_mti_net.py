@@ -197,7 +197,9 @@ def test_the_head_is_an_option() -> None:
     ("options", "text"),
     [
         ({"neck": "fnp"}, "neck of decoder 'mti_net' must be 'fpn' or 'none', got 'fnp'"),
-        ({"neck": "fpn", "width": 0}, "width must be 1 or more, got 0"),
+        ({"neck": ""}, "neck of decoder 'mti_net' must be 'fpn' or 'none', got ''"),
+        ({"neck": "fpn", "width": 0}, "width of decoder 'mti_net' must be 1 or more, got 0"),
+        ({"neck": "none", "width": -1}, "width of decoder 'mti_net' must be 1 or more, got -1"),
         ({"head": "deeplab"}, "head 'deeplab' reads the last one only: use hrnet, fpn or linear"),
     ],
 )

@@ -1,5 +1,6 @@
 """NDDR-CNN: the published numbers, and what a unit is at its start."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -131,5 +132,6 @@ def test_the_multiplier_is_that_of_units_and_shortcuts() -> None:
     encoder = make(lr_multiplier=100.0, shortcut=True)
     own = {id(p) for p in encoder.parameters()} - {id(p) for p in encoder.backbones.parameters()}
     assert {id(p): factor for p, factor in encoder.lr_multipliers().items()} == dict.fromkeys(own, 100.0)
-    with pytest.raises(ConfigurationError, match="lr_multiplier of nddr_cnn must be zero or more, got -1"):
-        make(lr_multiplier=-1.0)
+    for wrong in (-1.0, math.nan, math.inf):
+        with pytest.raises(ConfigurationError, match=f"lr_multiplier of nddr_cnn must .* got {wrong}"):
+            make(lr_multiplier=wrong)

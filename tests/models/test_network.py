@@ -280,6 +280,7 @@ def test_a_few_steps_learn_a_small_batch(encoder: str) -> None:
             {"head": "fpn", "head_options": {"width": "x"}},
             "of head 'fpn' must be a whole number, got 'x'",
         ),
+        ({"head": ""}, "unknown head ''; known are deeplab"),
         ({"head": "fpn", "head_options": {"width": 0}}, "width must be 1 or more, got 0"),
         ({"head": "deeplab", "head_options": {"width": -3}}, "width must be 1 or more, got -3"),
         ({"head": "deeplab", "head_options": {"rates": 12}}, "a list .each a whole number., got 12"),

@@ -139,6 +139,8 @@ def test_the_head_is_an_option() -> None:
     [
         ({"width": 0}, "width of decoder 'pad_net' must be 1 or more, got 0"),
         ({"features": "conact"}, r"'conact' of decoder 'pad_net' \(did you mean 'concat'\?\); known are"),
+        ({"features": ""}, "unknown features '' of decoder 'pad_net'; known are"),
+        ({"head": ""}, "unknown head ''; known are"),
         ({"head_options": {"width": 3}}, "has no option 'width'; it takes none"),
     ],
 )

@@ -1,5 +1,6 @@
 """Sluice networks: subspaces, their mix, the mix of stages, and the penalty on what makes them."""
 
+import math
 from typing import Any
 
 import pytest
@@ -136,5 +137,9 @@ def test_one_task_mixes_its_own_subspaces_and_stages() -> None:
 def test_what_cannot_be_split_or_weighed_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="stage 2 of 'tiny' has 13: use a backbone with even"):
         Sluice(make_backbone=lambda: tiny_backbone((8, 13, 16, 20)), tasks=TASKS)
-    with pytest.raises(ConfigurationError, match="orthogonality of sluice must be zero or more, got -1"):
-        make(orthogonality=-1.0)
+    for wrong in (-1.0, math.nan, math.inf):
+        with pytest.raises(ConfigurationError, match=f"orthogonality of sluice must be .* got {wrong}"):
+            make(orthogonality=wrong)
+    for option in ("alpha", "beta"):
+        with pytest.raises(ConfigurationError, match="must be finite, got nan"):
+            make(**{option: math.nan})

@@ -97,6 +97,19 @@ def test_it_is_the_single_task_updates_to_the_bit(
     assert (float(report.losses["depth"]) == 0) == bool(absent)
 
 
+@pytest.mark.parametrize("network", ["astmt", "interacting"])
+def test_fused_sgd_makes_the_same_updates(network: str) -> None:
+    """Though a task's own parameters get their first gradient after those that tasks share."""
+    models = [astmt() if network == "astmt" else tiny_network(interacting=True) for _ in range(2)]
+    batch = astmt_batch() if network == "astmt" else tiny_batch(2)
+    for model, fused in zip(models, (False, True), strict=True):
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=fused)
+        for _ in range(2):
+            alternating_step(model, [batch], fixed(), optimizer)
+    for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_a_task_that_is_not_there_leaves_its_parameters_alone() -> None:
     """Also with weight decay and with momentum from the step before, in which it was there."""
     model = astmt()

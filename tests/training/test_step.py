@@ -245,6 +245,37 @@ def test_an_update_left_out_leaves_no_trace(make_optimizer: Any, fused: bool) ->
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_parameter_may_get_its_first_gradient_later_than_others(nesterov: bool) -> None:
+    """Fused SGD then makes the steps of SGD that is not fused."""
+    results = []
+    for fused in (False, True):
+        weights = [torch.nn.Parameter(torch.full((100,), start)) for start in (1.0, 2.0)]
+        optimizer = torch.optim.SGD(
+            weights, lr=0.1, weight_decay=0.1, momentum=0.9, nesterov=nesterov, fused=fused
+        )
+        for reached in ([0], [1], [0, 1], [0]):
+            optimizer.zero_grad()
+            for place in reached:
+                weights[place].grad = torch.full((100,), 0.5)
+            step_if(torch.tensor(True), optimizer)
+        results.append([*weights, *(optimizer.state[weight]["momentum_buffer"] for weight in weights)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_fused_sgd_decides_on_the_device_from_the_first_step_on(momentum: float) -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=momentum, fused=True)
+    weight.grad = torch.ones(3)
+    with Reads() as reads:
+        step_if(torch.tensor(False), optimizer)
+        step_if(torch.tensor(True), optimizer)
+    assert reads.count == 0
+    assert torch.equal(weight, torch.full((3,), 0.9))
+
+
 def test_a_step_reads_nothing_back_from_the_device() -> None:
     """But for the decision of an optimizer that is not fused, which is read once, on the host."""
     model, balancer, batch = tiny_network(), make("equal"), tiny_batch()

@@ -160,7 +160,9 @@ class ASTMTDecoder(Decoder):
     def _features(self, pyramid: Sequence[Tensor], task: str) -> Tensor:
         """The last features of a task ``[B, width, h, w]``, at the size of its first level."""
         last = pyramid[-1]
-        if self.training and len(last) < 2:
+        if len(last) < 2 and any(
+            type(part) is nn.BatchNorm2d and part.training for part in self.pooling.modules()
+        ):
             raise ConfigurationError(
                 "decoder 'astmt' normalises one pooled value an image over the batch: expected at least 2 "
                 "images at a time in training, got 1; raise training.batch_size (each of training.accumulate "

@@ -49,7 +49,7 @@ class Independent(Decoder):
                 f"{'task' if len(auxiliary) == 1 else 'tasks'} {', '.join(auxiliary)}: leave out what is "
                 f"auxiliary, or predict it with auxiliary: false"
             )
-        self.head = head or default_head
+        self.head = default_head if head is None else head
         self.heads = nn.ModuleDict(
             {
                 task.name: registry.build(

@@ -219,5 +219,6 @@ class TaskAttention(nn.Module):
         """Maps n states ``[B, C, h, w]`` to one map of that shape."""
         merged = self.merge((self.balances(states) * torch.stack([*states], 1)).sum(1))
         attention = (merged + self.up(self.down(merged), output_size=merged.shape[-2:])).sigmoid()
-        fused: Tensor = self.fuse(torch.cat([(1 + attention) * state for state in states], 1))
+        factor = 1 + attention
+        fused: Tensor = self.fuse(torch.cat([factor * state for state in states], 1))
         return fused

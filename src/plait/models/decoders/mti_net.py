@@ -82,7 +82,9 @@ class MTINet(Decoder):
         names = [task.name for task in tasks]
         main = [task.name for task in tasks if not task.auxiliary]
         self.groups = {name: groups[name] if groups else name for name in names}
-        chosen = neck or ("fpn" if default_head == "deeplab" else "none")
+        if width < 1:
+            raise ConfigurationError(f"the width of decoder 'mti_net' must be 1 or more, got {width}")
+        chosen = ("fpn" if default_head == "deeplab" else "none") if neck is None else neck
         if chosen not in ("fpn", "none"):
             raise ConfigurationError(f"neck of decoder 'mti_net' must be 'fpn' or 'none', got {chosen!r}")
         levels = list(channels[names[0]])

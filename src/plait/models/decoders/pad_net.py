@@ -81,7 +81,7 @@ class PADNet(Decoder):
         names = [task.name for task in tasks]
         main = [task.name for task in tasks if not task.auxiliary]
         self.groups = {name: groups[name] if groups else name for name in names}
-        source = features or ("concat" if default_head == "hrnet" else "fpn")
+        source = ("concat" if default_head == "hrnet" else "fpn") if features is None else features
         levels, steps = channels[names[0]], strides[names[0]]
         known: Mapping[str, tuple[Callable[[], nn.Module], int, int]] = {
             "concat": (lambda: ConcatenatedLevels(levels), sum(levels), steps[0]),
@@ -106,7 +106,7 @@ class PADNet(Decoder):
             {
                 task.name: registry.build(
                     "head",
-                    head or f"{BottleneckHead.__module__}:{BottleneckHead.__name__}",
+                    f"{BottleneckHead.__module__}:{BottleneckHead.__name__}" if head is None else head,
                     head_options or {},
                     channels=(width,),
                     strides=(stride,),

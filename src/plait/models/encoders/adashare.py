@@ -104,9 +104,10 @@ class AdaShare(Encoder):
         require_not_negative(
             sparsity_weight=sparsity_weight,
             sharing_weight=sharing_weight,
-            curriculum=curriculum,
             lr_multiplier=lr_multiplier,
         )
+        if not 0 <= curriculum <= 1:
+            raise ConfigurationError(f"curriculum is a part of the search, between 0 and 1, got {curriculum}")
         if turns is not None and (len(turns) != 2 or min(turns) < 1):
             raise ConfigurationError(
                 f"turns must be two whole numbers of steps, 1 or more, for weights and logits, got "

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import cast
 
 from torch import Tensor, nn
 
+from plait.errors import ConfigurationError
 from plait.models.backbones import Backbone
 from plait.models.encoders.base import Encoder, MakeBackbone, Pyramids, staged, task_names
 
@@ -83,9 +85,16 @@ def own_and_other(alpha: float, beta: float | None, sources: int) -> tuple[float
 
     Without ``beta`` they sum to 1; of a single source the weight is 1.
 
+    Raises:
+        ConfigurationError: If one is not finite.
+
     >>> own_and_other(0.5, None, 3), own_and_other(0.8, 0.3, 2), own_and_other(0.9, None, 1)
     ((0.5, 0.25), (0.8, 0.3), (1.0, 0.0))
     """
+    if not (math.isfinite(alpha) and math.isfinite(beta or 0.0)):
+        raise ConfigurationError(
+            f"the first weights of a mix must be finite, got {alpha}{'' if beta is None else f' and {beta}'}"
+        )
     if sources == 1:
         return 1.0, 0.0
     return alpha, (1 - alpha) / (sources - 1) if beta is None else beta

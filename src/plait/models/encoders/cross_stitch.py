@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, cast
 
@@ -29,7 +30,7 @@ class CrossStitch(Columns):
         lr_multiplier: The units learn at this multiple of the learning rate, at every step.
 
     Raises:
-        ConfigurationError: If the backbone has no stages, ``unit`` is unknown or ``lr_multiplier`` negative.
+        ConfigurationError: If the backbone has no stages, ``unit`` is unknown, or a number is out of range.
 
     Source:
         Misra et al., Cross-stitch Networks for Multi-task Learning, CVPR 2016, section 3.2, as adapted by
@@ -50,9 +51,10 @@ class CrossStitch(Columns):
     ) -> None:
         if unit not in ("channel", "scalar"):
             raise ConfigurationError(f"unit of cross_stitch must be 'channel' or 'scalar', got {unit!r}")
-        if not lr_multiplier >= 0:
+        if not 0 <= lr_multiplier < math.inf:
             raise ConfigurationError(
-                f"lr_multiplier of cross_stitch must be zero or more, got {lr_multiplier}: leave it at 1"
+                f"lr_multiplier of cross_stitch must be zero or more and finite, got {lr_multiplier}: leave "
+                f"it at 1"
             )
         super().__init__(make_backbone=make_backbone, tasks=tasks, name="cross_stitch")
         self.lr_multiplier = lr_multiplier

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, cast
 
@@ -34,7 +35,7 @@ class NDDRCNN(Columns):
         lr_multiplier: Units and shortcuts learn at this multiple of the learning rate, at every step.
 
     Raises:
-        ConfigurationError: If the backbone has no stages, or ``lr_multiplier`` is negative.
+        ConfigurationError: If the backbone has no stages, or a number is out of range.
 
     Source:
         Gao et al., NDDR-CNN: Layerwise Feature Fusing in Multi-Task CNNs by Neural Discriminative
@@ -53,9 +54,10 @@ class NDDRCNN(Columns):
         shortcut: bool = False,
         lr_multiplier: float = 1.0,
     ) -> None:
-        if not lr_multiplier >= 0:
+        if not 0 <= lr_multiplier < math.inf:
             raise ConfigurationError(
-                f"lr_multiplier of nddr_cnn must be zero or more, got {lr_multiplier}: leave it at 1"
+                f"lr_multiplier of nddr_cnn must be zero or more and finite, got {lr_multiplier}: leave it "
+                f"at 1"
             )
         super().__init__(make_backbone=make_backbone, tasks=tasks, name="nddr_cnn")
         self.lr_multiplier = lr_multiplier

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
@@ -36,7 +37,7 @@ class Sluice(Columns):
 
     Raises:
         ConfigurationError: If the backbone has no stages, a stage an odd number of channels or no layer that
-            makes its channels, or if ``orthogonality`` is negative.
+            makes its channels, or if a number is out of range.
 
     Source:
         Ruder et al., Latent Multi-task Architecture Learning, AAAI 2019 (first as Sluice networks, 2017),
@@ -54,9 +55,10 @@ class Sluice(Columns):
         beta: float = 0.9,
         orthogonality: float = 1e-4,
     ) -> None:
-        if not orthogonality >= 0:
+        if not 0 <= orthogonality < math.inf:
             raise ConfigurationError(
-                f"orthogonality of sluice must be zero or more, got {orthogonality}: 0 leaves the penalty out"
+                f"orthogonality of sluice must be zero or more and finite, got {orthogonality}: 0 leaves the "
+                f"penalty out"
             )
         super().__init__(make_backbone=make_backbone, tasks=tasks, name="sluice")
         self.orthogonality = orthogonality

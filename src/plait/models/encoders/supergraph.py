@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -76,18 +77,18 @@ def require_schedule(warmup: float, temperature: float, final_temperature: float
     """Raises :class:`ConfigurationError` for a warm-up or temperatures that make no schedule."""
     if not 0 <= warmup < 1:
         raise ConfigurationError(f"warmup is a part of training, at least 0 and less than 1, got {warmup}")
-    if not 0 < final_temperature <= temperature:
+    if not 0 < final_temperature <= temperature < math.inf:
         raise ConfigurationError(
-            f"the temperature must fall from temperature to final_temperature, both positive, got "
+            f"the temperature must fall from temperature to final_temperature, both positive and finite, got "
             f"{temperature} and {final_temperature}"
         )
 
 
 def require_not_negative(**values: float) -> None:
-    """Raises :class:`ConfigurationError` for a negative option, naming it."""
+    """Raises :class:`ConfigurationError` for an option that is negative or not finite, naming it."""
     for name, value in values.items():
-        if value < 0:
-            raise ConfigurationError(f"{name} must be 0 or more, got {value}")
+        if not 0 <= value < math.inf:
+            raise ConfigurationError(f"{name} must be 0 or more and finite, got {value}")
 
 
 @contextmanager
