@@ -205,6 +205,11 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
         ASTMT(make_backbone=tiny_backbone, tasks=TASKS, **options)
 
 
+def test_the_backbone_may_be_made_on_another_device() -> None:
+    encoder = ASTMT(make_backbone=lambda: tiny_backbone().to("meta"), tasks=TASKS)
+    assert encoder.channels["depth"] == (8, 12, 16, 20)
+
+
 def test_backbones_without_stages_are_refused() -> None:
     for name in ("test_vit", "hrnet_w18_small_v2"):
         with pytest.raises(ConfigurationError, match=f"'astmt' acts between the stages .* '{name}' has none"):

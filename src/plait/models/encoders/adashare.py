@@ -15,11 +15,10 @@ from torch.nn import functional as F
 
 from plait.errors import ConfigurationError
 from plait.models.backbones import Backbone
-from plait.models.encoders.base import Encoder, MakeBackbone, Pyramids, staged, task_names
+from plait.models.encoders.base import Encoder, MakeBackbone, Pyramids, probing, staged, task_names
 from plait.models.encoders.supergraph import (
     counted_if,
     gumbel_noise,
-    probing,
     require_not_negative,
     require_schedule,
     search_progress,

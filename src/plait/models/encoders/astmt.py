@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import torch
 from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from plait.errors import ConfigurationError
 from plait.models.backbones import Backbone
-from plait.models.encoders.base import Encoder, MakeBackbone, Pyramids, staged, task_names
+from plait.models.encoders.base import Encoder, MakeBackbone, Pyramids, probing, staged, task_names
 from plait.models.modulation import (
     NORMS,
     ActiveTask,
@@ -183,15 +182,13 @@ def _modulate(module: nn.Module, modulation: Modulation, *, perceptrons: bool) -
             _modulate(part, modulation, perceptrons=perceptrons)
 
 
-@torch.no_grad()
 def block_widths(backbone: Backbone) -> list[int]:
     """Output channels of every block of every stage, in order, as seen on a blank image."""
-    was_training, size = backbone.training, max(64, backbone.multiple)
-    backbone.eval()
-    features, widths = backbone.stem(torch.zeros(1, 3, size, size)), []
-    for stage in backbone.stages:
-        for block in stage:
-            features = block(features)
-            widths.append(features.shape[1])
-    backbone.train(was_training)
+    widths = []
+    with probing(backbone) as images:
+        features = backbone.stem(images)
+        for stage in backbone.stages:
+            for block in stage:
+                features = block(features)
+                widths.append(int(features.shape[1]))
     return widths

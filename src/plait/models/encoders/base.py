@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -129,3 +131,13 @@ def staged(backbone: Backbone, encoder: str) -> Backbone:
             f"'separate'"
         )
     return backbone
+
+
+@contextmanager
+def probing(backbone: Backbone) -> Iterator[Tensor]:
+    """A blank padded image of 64x64, and the backbone in a mode in which running it leaves no trace."""
+    training = backbone.training
+    backbone.eval()
+    with torch.no_grad():
+        yield backbone.pad(next(backbone.parameters()).new_zeros(1, 3, 64, 64))
+    backbone.train(training)

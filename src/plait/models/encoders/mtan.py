@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from plait.errors import ConfigurationError
 from plait.models.backbones import Backbone, Stage
 from plait.models.blocks import Bottleneck
-from plait.models.encoders.base import Encoder, MakeBackbone, Pyramids, staged, task_names
+from plait.models.encoders.base import Encoder, MakeBackbone, Pyramids, probing, staged, task_names
 from plait.models.recompute import recomputed
 
 
@@ -124,16 +124,12 @@ def last_two(stage: Stage, features: Tensor) -> tuple[Tensor, Tensor]:
     return before, features
 
 
-@torch.no_grad()
 def inner_channels(backbone: Backbone) -> list[int]:
     """Channels of what enters the last block of each stage, which may differ from the stage's own."""
-    training = backbone.training
-    size = 2 * max(backbone.strides)
-    images = next(backbone.parameters()).new_zeros(1, 3, size, size)
-    backbone.eval()  # statistics are not touched
-    features, channels = backbone.stem(backbone.pad(images)), []
-    for stage in backbone.stages:
-        before, features = last_two(stage, features)
-        channels.append(int(before.shape[1]))
-    backbone.train(training)
+    channels = []
+    with probing(backbone) as images:
+        features = backbone.stem(images)
+        for stage in backbone.stages:
+            before, features = last_two(stage, features)
+            channels.append(int(before.shape[1]))
     return channels

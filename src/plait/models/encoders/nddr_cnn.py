@@ -12,7 +12,7 @@ from torch.nn import Parameter
 
 from plait.errors import ConfigurationError
 from plait.models.blocks import to_size_of
-from plait.models.encoders.base import MakeBackbone, Pyramids
+from plait.models.encoders.base import MakeBackbone, Pyramids, probing
 from plait.models.encoders.columns import Columns, own_and_other
 
 
@@ -99,15 +99,10 @@ class NDDRCNN(Columns):
         own = [*self.units.parameters(), *self.shortcuts.parameters()]
         return dict.fromkeys(own, self.lr_multiplier)
 
-    @torch.no_grad()
     def _stem_channels(self) -> int:
         column = self.columns()[self.tasks[0]]
-        training = column.training
-        size = 2 * max(column.strides)
-        images = next(column.parameters()).new_zeros(1, 3, size, size)
-        channels = int(column.eval().stem(column.pad(images)).shape[1])  # eval: statistics are not touched
-        column.train(training)
-        return channels
+        with probing(column) as images:
+            return int(column.stem(images).shape[1])
 
 
 class Unit(nn.Module):

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from plait.errors import ConfigurationError
 from plait.models.backbones import Backbone
-from plait.models.encoders.base import Encoder, MakeBackbone, Pyramids, staged, task_names
+from plait.models.encoders.base import Encoder, MakeBackbone, Pyramids, probing, staged, task_names
 from plait.models.encoders.trees import Tree, in_order
 
 Choices = dict[str, tuple[str, ...]]
@@ -102,16 +102,6 @@ def counted_if(module: nn.Module, flag: Tensor) -> Iterator[None]:
     for buffer, old in zip(module.buffers(), before, strict=True):
         # Through .data: autograd keeps the buffers of a batch norm, and would take this for a change of them.
         buffer.data.copy_(torch.where(flag, buffer, old))
-
-
-@contextmanager
-def probing(backbone: Backbone) -> Iterator[Tensor]:
-    """A blank padded image, and the backbone in a mode in which running it leaves no trace."""
-    training = backbone.training
-    backbone.eval()
-    with torch.no_grad():
-        yield backbone.pad(torch.zeros(1, 3, 64, 64, device=next(backbone.parameters()).device))
-    backbone.train(training)
 
 
 def part_costs(backbone: Backbone) -> tuple[int, ...]:
