@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from plait import registry
 from plait.errors import ConfigurationError
-from plait.models.blocks import Bottleneck, MergedLevels, conv_norm_relu
-from plait.models.decoders.base import Decoder, require_alike, require_all, resized
+from plait.models.blocks import conv_norm_relu
+from plait.models.decoders.streams import StreamDecoder
 from plait.models.predictions import Predictions
-from plait.models.recompute import recomputed
 from plait.tasks.base import Task
 
 SHORTEST = 1e-6  # the gradient of a unit vector grows as its length falls
 
 
-class PAPNet(Decoder):
+class PAPNet(StreamDecoder):
     """Every task says which positions are alike, and each task's features spread along all tasks' affinities.
 
     The pyramid becomes one map. For each task two bottlenecks (its stream) turn it into features of ``width``
@@ -59,8 +57,6 @@ class PAPNet(Decoder):
         matrix; the paper's are, which is why it works on few positions.
     """
 
-    interacts = True
-
     def __init__(
         self,
         *,
@@ -77,8 +73,6 @@ class PAPNet(Decoder):
         head_options: Mapping[str, Any] | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        super().__init__()
-        require_alike(channels, strides, "pap_net")
         for option, value, least in (
             ("width", width, 2),
             ("stride", stride, 1),
@@ -90,54 +84,29 @@ class PAPNet(Decoder):
                 )
         if not 0 < beta <= 1:
             raise ConfigurationError(f"beta of decoder 'pap_net' must be above 0 and at most 1, got {beta}")
-        self.tasks = tuple(tasks)
-        self.gradient_checkpointing = gradient_checkpointing
-        names = [task.name for task in tasks]
-        main = [task for task in tasks if not task.auxiliary]
-        self.groups = {name: groups[name] if groups else name for name in names}
-        levels, steps = channels[names[0]], strides[names[0]]
-        self.maps = nn.ModuleDict(
-            {
-                group: MergedLevels(levels, steps, width, stride)
-                for group in dict.fromkeys(self.groups.values())
-            }
+        super().__init__(
+            "pap_net",
+            tasks=tasks,
+            channels=channels,
+            strides=strides,
+            groups=groups,
+            width=width,
+            stride=stride,
+            head=head,
+            head_options=head_options,
+            gradient_checkpointing=gradient_checkpointing,
         )
-        self.streams = nn.ModuleDict({name: _bottlenecks(width) for name in names})
-        self.initial = nn.ModuleDict({task.name: nn.Conv2d(width, task.channels, 1) for task in tasks})
-        self.similar = nn.ModuleDict({name: conv_norm_relu(width, width // 2, 1) for name in names})
-        self.diffusion = nn.ModuleDict({task.name: Diffusion(names, iterations, beta) for task in main})
-        self.reconstruct = nn.ModuleDict({task.name: _bottlenecks(width) for task in main})
-        at = cast("MergedLevels", self.maps[self.groups[names[0]]]).stride
-        self.heads = nn.ModuleDict(
-            {
-                task.name: registry.build(
-                    "head",
-                    head,
-                    head_options or {},
-                    channels=(width,),
-                    strides=(at,),
-                    outputs=task.channels,
-                )
-                for task in main
-            }
-        )
+        self.similar = nn.ModuleDict({name: conv_norm_relu(width, width // 2, 1) for name in self.names})
+        self.diffusion = nn.ModuleDict({name: Diffusion(self.names, iterations, beta) for name in self.main})
 
     def forward(self, pyramids: Mapping[str, Sequence[Tensor]], size: Sequence[int]) -> Predictions:
         features = self.features(pyramids)
-        initial = {task: predict(features[task]) for task, predict in self.initial.items()}
         affinities = self._affinities(features)
-        final = {}
-        for task, diffusion in self.diffusion.items():
-            diffused = self._run(diffusion, features[task], affinities)
-            final[task] = resized(self.heads[task]([self._run(self.reconstruct[task], diffused)]), size)
-        return Predictions(final, [initial])
-
-    def features(self, pyramids: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
-        """Each task's features before the diffusion, ``[B, width, h, w]``."""
-        require_all(self.tasks, pyramids, "pap_net")
-        leaders = {group: task for task, group in self.groups.items()}
-        maps = {group: self._run(self.maps[group], list(pyramids[task])) for group, task in leaders.items()}
-        return {task: self._run(stream, maps[self.groups[task]]) for task, stream in self.streams.items()}
+        final = {
+            task: self.finished(task, self.run(diffusion, features[task], affinities), size)
+            for task, diffusion in self.diffusion.items()
+        }
+        return Predictions(final, [self.predicted(features)])
 
     def affinities(self, pyramids: Mapping[str, Sequence[Tensor]]) -> dict[str, Affinity]:
         """Each task's affinities, to look at; ``affinities[task].matrix()`` writes one out."""
@@ -145,14 +114,9 @@ class PAPNet(Decoder):
 
     def _affinities(self, features: Mapping[str, Tensor]) -> dict[str, Affinity]:
         return {
-            task: affinity(self._run(similar, features[task]).flatten(2).mT)
+            task: affinity(self.run(similar, features[task]).flatten(2).mT)
             for task, similar in self.similar.items()
         }
-
-    def _run(self, module: nn.Module, *given: Any) -> Tensor:
-        recompute = self.gradient_checkpointing and self.training
-        made: Tensor = recomputed(module, *given) if recompute else module(*given)
-        return made
 
 
 class Affinity(NamedTuple):
@@ -232,10 +196,6 @@ class Diffusion(nn.Module):
                 heard = [affinities[task].propagate(state, weight) for task, weight in weights.items()]
                 state = torch.lerp(start, sum(heard[1:], start=heard[0]), self.beta)
             return state.mT.reshape(features.shape).to(features.dtype)
-
-
-def _bottlenecks(width: int) -> nn.Sequential:
-    return nn.Sequential(Bottleneck(width, width), Bottleneck(width, width))
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plait import registry
 from plait.errors import ConfigurationError
-from plait.models.blocks import Bottleneck, MergedLevels
-from plait.models.decoders.base import Decoder, require_alike, require_all, resized
+from plait.models.decoders.streams import StreamDecoder
 from plait.models.predictions import Predictions
-from plait.models.recompute import recomputed
 from plait.tasks.base import Task
 from plait.tasks.loss import at_least_float32
 
 
-class PSD(Decoder):
+class PSD(StreamDecoder):
     """Pattern-structure diffusion: features spread along local affinities, the task's own and counterparts'.
 
     The pyramid becomes one map. For each task two bottlenecks turn it into features of ``width`` channels, of
@@ -60,8 +57,6 @@ class PSD(Decoder):
         affinities, matching and diffusion, the blocks and all defaults are ours.
     """
 
-    interacts = True
-
     def __init__(
         self,
         *,
@@ -79,8 +74,6 @@ class PSD(Decoder):
         head_options: Mapping[str, Any] | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        super().__init__()
-        require_alike(channels, strides, "psd")
         for option, value in (("width", width), ("stride", stride), ("iterations", iterations)):
             if value < 1:
                 raise ConfigurationError(f"the {option} of decoder 'psd' must be 1 or more, got {value}")
@@ -88,57 +81,31 @@ class PSD(Decoder):
             raise ConfigurationError(f"the window of decoder 'psd' must be odd and 3 or more, got {window}")
         if not 0 < beta <= 1:
             raise ConfigurationError(f"beta of decoder 'psd' must be above 0 and at most 1, got {beta}")
-        self.tasks = tuple(tasks)
+        super().__init__(
+            "psd",
+            tasks=tasks,
+            channels=channels,
+            strides=strides,
+            groups=groups,
+            width=width,
+            stride=stride,
+            head=head,
+            head_options=head_options,
+            gradient_checkpointing=gradient_checkpointing,
+        )
         self.window = window
-        self.gradient_checkpointing = gradient_checkpointing
-        names = [task.name for task in tasks]
-        main = [task for task in tasks if not task.auxiliary]
-        self.groups = {name: groups[name] if groups else name for name in names}
-        levels, steps = channels[names[0]], strides[names[0]]
-        self.maps = nn.ModuleDict(
-            {
-                group: MergedLevels(levels, steps, width, stride)
-                for group in dict.fromkeys(self.groups.values())
-            }
-        )
-        self.streams = nn.ModuleDict({name: _bottlenecks(width) for name in names})
-        self.initial = nn.ModuleDict({task.name: nn.Conv2d(width, task.channels, 1) for task in tasks})
-        self.embed = nn.ModuleDict({name: nn.Conv2d(width, max(width // 4, 1), 1) for name in names})
-        self.transfer = nn.ModuleDict({task.name: Transfer(names, task.name) for task in main})
+        self.embed = nn.ModuleDict({name: nn.Conv2d(width, max(width // 4, 1), 1) for name in self.names})
+        self.transfer = nn.ModuleDict({name: Transfer(self.names, name) for name in self.main})
         self.diffusion = Diffusion(iterations, beta)
-        self.reconstruct = nn.ModuleDict({task.name: _bottlenecks(width) for task in main})
-        at = cast("MergedLevels", self.maps[self.groups[names[0]]]).stride
-        self.heads = nn.ModuleDict(
-            {
-                task.name: registry.build(
-                    "head",
-                    head,
-                    head_options or {},
-                    channels=(width,),
-                    strides=(at,),
-                    outputs=task.channels,
-                )
-                for task in main
-            }
-        )
 
     def forward(self, pyramids: Mapping[str, Sequence[Tensor]], size: Sequence[int]) -> Predictions:
-        require_all(self.tasks, pyramids, "psd")
-        leaders = {group: task for task, group in self.groups.items()}
-        maps = {group: self._run(self.maps[group], list(pyramids[task])) for group, task in leaders.items()}
-        features = {task: self._run(stream, maps[self.groups[task]]) for task, stream in self.streams.items()}
-        initial = {task: predict(features[task]) for task, predict in self.initial.items()}
+        features = self.features(pyramids)
         mined = {task: structures(embed(features[task]), self.window) for task, embed in self.embed.items()}
-        final = {}
-        for task, transfer in self.transfer.items():
-            diffused = self._run(self.diffusion, features[task], transfer(mined))
-            final[task] = resized(self.heads[task]([self._run(self.reconstruct[task], diffused)]), size)
-        return Predictions(final, [initial])
-
-    def _run(self, module: nn.Module, *given: Any) -> Tensor:
-        recompute = self.gradient_checkpointing and self.training
-        made: Tensor = recomputed(module, *given) if recompute else module(*given)
-        return made
+        final = {
+            task: self.finished(task, self.run(self.diffusion, features[task], transfer(mined)), size)
+            for task, transfer in self.transfer.items()
+        }
+        return Predictions(final, [self.predicted(features)])
 
 
 def structures(embedded: Tensor, window: int) -> Tensor:
@@ -236,7 +203,3 @@ class Diffusion(nn.Module):
         for _ in range(self.iterations):
             state = torch.lerp(start, spread(structure, state), self.beta)
         return state.to(features.dtype)
-
-
-def _bottlenecks(width: int) -> nn.Sequential:
-    return nn.Sequential(Bottleneck(width, width), Bottleneck(width, width))
