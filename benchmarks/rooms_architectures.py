@@ -99,7 +99,7 @@ def table(comparison: Comparison) -> Iterator[str]:
     yield f"|---|{'---:|' * len(wanted)}"
     for place, column in enumerate(comparison.columns):
         texts = [line.texts[place].partition(" (")[0] for line in wanted]
-        yield f"| {column} | {' | '.join(texts)} |"
+        yield f"| {column.replace('_', ' ').replace(' + ', ' with ')} | {' | '.join(texts)} |"
 
 
 def compared(runs: Sequence[Path], steps: int) -> list[str]:
