@@ -23,6 +23,7 @@ from torch.func import functional_call, stack_module_state
 import plait
 from plait.models import create_backbone
 from plait.models.encoders.columns import Columns
+from plait.models.encoders.sluice import Sluice
 from plait.study.cost import synchronise, taking_turns, using_threads
 
 ENCODERS = ("cross_stitch", "nddr_cnn", "sluice")
@@ -51,7 +52,7 @@ def step(model: nn.Module, images: Tensor) -> Callable[[], None]:
 
 
 def units_alone(encoder: Columns, images: Tensor) -> Callable[[], None]:
-    """Forward and backward of what is exchanged, on features of the columns' shapes."""
+    """Forward and backward of what an encoder adds to its columns, on features of their shapes."""
     column = encoder.columns()[encoder.tasks[0]]
     shapes = []
     with torch.no_grad():
@@ -70,6 +71,10 @@ def units_alone(encoder: Columns, images: Tensor) -> Callable[[], None]:
         for part, features in enumerate(maps):
             made = encoder.exchange(part, features, encoder.tasks)
             outputs += [value for value in made.values() if value.grad_fn is not None]
+        if isinstance(encoder, Sluice):
+            levels = {task: [features[task] for features in maps[1:]] for task in encoder.tasks}
+            outputs += [encoder.skips[task](own) for task, own in levels.items()]
+        outputs += encoder.penalties().values()
         torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
 
     return run

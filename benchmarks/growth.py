@@ -80,10 +80,12 @@ def draw(found: dict[str, dict[str, dict[str, float]]]) -> None:
                     points = {int(t): v[measure_] / unit for t, v in found[f"{axis} {name}"].items()}
                     panel.plot(list(points), list(points.values()), color=colour, marker="o", ms=3, lw=1.5)
                     ends.append((max(points), points[max(points)], name, colour))
-                panel.set(xscale="log", yscale="log", xlim=(1.8, 48), title=f"{axis}s: {title}")
+                panel.set(xscale="log", yscale="log", xlim=(1.8, 100), title=f"{axis}s: {title}")
                 panel.set_xticks(TASKS, [str(count) for count in TASKS])
                 panel.xaxis.set_minor_locator(mpl.ticker.NullLocator())
                 panel.grid(alpha=0.3)
+                low, high = panel.get_ylim()
+                panel.set_ylim(low, high * (high / low) ** 0.15)  # room for names
                 name_lines(panel, ends)
             row[0].set_ylabel("log scale")
             for panel in row:

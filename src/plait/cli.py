@@ -248,9 +248,9 @@ def make_parser() -> Parser:
         branch,
         help="find which tasks should share which stages, and write a recipe that trains that tree",
         epilog=(
-            "--by rsa     keeps apart whose single-task networks see images differently\n"
-            "--by fafs    keeps apart whose single-task networks fail on different images\n"
-            "--by tag     groups whose steps help each other, from one joint run trained with\n"
+            "--by rsa     keeps apart tasks whose single-task networks see images differently\n"
+            "--by fafs    keeps apart tasks whose networks fail on different images\n"
+            "--by tag     groups tasks whose steps help each other, from one joint run trained with\n"
             "             --training.affinity_every 10\n"
             "--by learned takes the tree that a run with encoder learned_branching or bmtas has learned"
         ),

@@ -278,6 +278,9 @@ class Training:
         for name in ("validate_every", "affinity_every"):
             every = getattr(self, name)
             require(every is None or every >= 1, f"training.{name}", "at least 1", every)
+        if self.affinity_every is not None:
+            most = f"at most training.steps ({self.steps}), or nothing is measured"
+            require(self.affinity_every <= self.steps, "training.affinity_every", most, self.affinity_every)
         if self.threads != "auto":
             require(self.threads >= 1, "training.threads", "at least 1", self.threads)
         if self.clip_norm is not None:

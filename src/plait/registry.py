@@ -124,7 +124,9 @@ def resolve(axis: str, name: str) -> Callable[..., Any]:
     except (ImportError, AttributeError) as error:
         if name in table:
             raise
-        raise ConfigurationError(f"{axis} {name!r} cannot be imported: {error}") from error
+        absent = isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]
+        hint = ": name one that is installed, or start `python -m plait` in its folder" if absent else ""
+        raise ConfigurationError(f"{axis} {name!r} cannot be imported: {error}{hint}") from error
     if expected := mismatch(axis, found):
         got = getattr(found, "__name__", f"a {type(found).__name__}")
         raise ConfigurationError(

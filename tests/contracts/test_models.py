@@ -65,7 +65,12 @@ def encoder_options(name: str, tasks: Sequence[str]) -> dict[str, Any]:
 
 def decoder_options(name: str, tasks: Sequence[Task]) -> dict[str, Any]:
     """Small widths, and what must not depend on the order in which tasks are declared."""
-    wide = {"pad_net": {"width": 16}, "pap_net": {"width": 16}, "psd": {"width": 16}}
+    wide: dict[str, dict[str, Any]] = {
+        "pad_net": {"width": 16},
+        "pap_net": {"width": 16},
+        "psd": {"width": 16},
+    }
+    wide |= {"mti_net": {"neck": "fpn", "width": 16}}
     return wide.get(name, {}) | (
         {"width": 16, "order": sorted(t.name for t in tasks)} if name == "jtrl" else {}
     )

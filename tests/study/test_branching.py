@@ -308,8 +308,10 @@ def test_the_log_s_affinities_are_averaged_over_the_steps_that_have_them() -> No
         {"step": 4, "affinity": {"a": {"a": 0.5, "b": 0.3}, "b": {"a": -0.1, "b": 0.2}}},
     ]
     np.testing.assert_allclose(mean_affinity(log, ["a", "b"]), [[0.5, 0.2], [-0.1, 0.2]])
-    with pytest.raises(ConfigurationError, match=r"no affinity of a onto a: .*affinity_every"):
+    with pytest.raises(ConfigurationError, match=r"no affinities of tasks: .*affinity_every"):
         mean_affinity(log[:1], ["a", "b"])
+    with pytest.raises(ConfigurationError, match=r"of b onto a at any of the 1 steps .*affinity_every"):
+        mean_affinity(log[:2], ["a", "b"])
 
 
 # --------------------------------------------------------------------------------------------------- budget
@@ -515,6 +517,20 @@ def test_searching_twice_writes_the_same_bytes(folder: Path, tmp_path: Path) -> 
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
+@pytest.mark.parametrize("by", ["rsa", "fafs"])
+def test_it_is_said_that_only_the_shared_tree_fits_where_that_is_so(
+    folder: Path, tmp_path: Path, by: str
+) -> None:
+    def said(budget: float) -> bool:
+        found = branch(
+            singles(folder), by=by, budget=Budget(amount=budget), groups=1, out=tmp_path / "tree.yaml"
+        )
+        return any(note.startswith("Only the shared tree fits") for note in found.notes)
+
+    assert said(1)
+    assert not said(3)
+
+
 def test_the_recipe_takes_the_order_of_the_runs_and_says_what_they_differ_in(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -540,10 +556,23 @@ def test_a_learned_tree_is_taken_from_its_run(
     monkeypatch.setattr(Run, "model", lambda self, device="cpu": model)
     found = branch([folder / "joint"], by="learned", out=tmp_path / "tree.yaml")
     assert found.tree == learned
+    with pytest.raises(ConfigurationError, match=r"found has 3 branches .*, only 2: leave --groups out$"):
+        branch([folder / "joint"], by="learned", groups=3, out=tmp_path / "tree.yaml")
     with pytest.raises(
         ConfigurationError, match=r"has learned costs .* more than 1.1× the shared parameters"
     ):
         branch([folder / "joint"], by="learned", budget=Budget.parse("1.1x"), out=tmp_path / "tree.yaml")
+
+
+@pytest.mark.parametrize("by", ["rsa", "fafs"])
+@pytest.mark.parametrize("asked", [{"groups": 0}, {"groups": 4}, {"budget": Budget(amount=0.5)}])
+def test_what_no_tree_can_have_is_refused_before_an_image_is_looked_at(
+    folder: Path, tmp_path: Path, by: str, asked: dict[str, Any]
+) -> None:
+    told: list[int] = []
+    with pytest.raises(ConfigurationError):
+        branch(singles(folder), by=by, out=tmp_path / "t.yaml", progress=lambda *n: told.extend(n), **asked)
+    assert not told
 
 
 @pytest.mark.parametrize(
@@ -551,19 +580,32 @@ def test_a_learned_tree_is_taken_from_its_run(
     [
         (["affinity", "/nonexistent"], "/nonexistent holds no run"),
         (["affinity", "{joint}"], "has no backbone for each of its tasks (semantic, depth, normals)"),
-        (["affinity", "{depth}"], "knows only depth: give a run for each of at least two tasks"),
+        (["affinity", "{depth}"], "knows only depth: give runs that know at least two tasks"),
+        (["affinity", "{depth}", "{normals}", "--images", "0"], "needs at least 3 of them, got 0"),
         (["affinity", "{depth}", "{joint}"], "both know task 'depth': give one run for each task"),
         (["affinity", "{depth}", "{normals}", "--images", "2"], "needs at least 3 of them, got 2"),
         (["affinity", "{depth}", "{normals}", "--out", "x.txt"], "a name that ends in .html, got x.txt"),
-        (["branch", "{depth}", "{normals}", "--budget", "0.5x"], "no tree fits the budget of"),
+        (["branch", "{depth}"], "knows only depth: give runs that know at least two tasks"),
+        (["branch", "{depth}", "{normals}", "--by", "fafs", "--images", "-1"], "at least 3 of them, got -1"),
+        (["branch", "{depth}", "{normals}", "--budget", "0.5x"], "no tree fits 0.5× the shared parameters"),
         (["branch", "{depth}", "{normals}", "--by", "fafs", "--macs", "9"], "no tree fits 9 multiply"),
         (["branch", "{depth}", "{normals}", "--by", "tag"], "--by tag reads one run that trains the tasks"),
-        (["branch", "{apart}", "--by", "tag"], "has no affinity of semantic onto semantic"),
+        (["branch", "{joint}", "{apart}", "--by", "tag"], "--by tag reads one run that trains the tasks"),
+        (["branch", "{apart}", "--by", "tag"], "has no affinities of tasks: train them together with"),
+        (
+            ["branch", "{joint}", "--by", "tag", "--groups", "2", "--macs", "1.1x"],
+            "no tree that was found within 1.1× the shared multiply-accumulates has 2 branches in the last "
+            "stage, only 1: leave --groups out, or give more",
+        ),
         (["branch", "{joint}", "--by", "learned"], "encoder 'shared', which learns no tree"),
         (["branch", "{depth}", "{normals}", "--by", "fasf"], "did you mean 'fafs'?"),
         (["branch", "{depth}", "{normals}", "--budget", "much"], "such as 1.5x; got 'much'"),
         (["branch", "{depth}", "{normals}", "--groups", "3"], "2 tasks can be in 1 to 2 groups, got 3"),
         (["branch", "{depth}", "--out", "x.html"], "give --out a name that ends in .yaml, got x.html"),
+        (
+            ["branch", "{depth}", "{normals}", "--out", "{depth}/recipe.yaml"],
+            "is the recipe of a run: give --out another name",
+        ),
         (["branch", "{unfinished}"], "is not finished: `plait train"),
         (["branch", "{depth}", "{other}"], "their model.backbone are"),
     ],

@@ -172,6 +172,9 @@ def test_a_folder_of_another_recipe_is_refused(make_recipe: MakeRecipe, tmp_path
     train(recipe, tmp_path / "run", progress=False)
     with pytest.raises(ConfigurationError, match=r"another recipe \(training.seed is 0 there and 1 here\)"):
         train(make_recipe(**{"training.steps": 1, "training.seed": 1}), tmp_path / "run")
+    other = make_recipe(**{"training.steps": 1, "model.encoder": {"name": "mtan"}})
+    with pytest.raises(ConfigurationError, match=r"encoder is 'shared' there and {'name': 'mtan'} here"):
+        train(other, tmp_path / "run")
     with pytest.raises(ConfigurationError, match="already holds a run"):
         train(recipe, tmp_path / "run", resume=False)
     train(make_recipe(**{"training.steps": 1, "evaluation.batch_size": 1}), tmp_path / "run", progress=False)

@@ -217,7 +217,7 @@ def claim(run: Run, resume: bool, processes: PartialState) -> None:
             if differing := differences(known, run.recipe):
                 key, before, now = differing[0]
                 raise ConfigurationError(
-                    f"{run.path} holds a run of another recipe ({key} is {before!r} there and {now!r} here): "
+                    f"{run.path} holds a run of another recipe ({key} is {before} there and {now} here): "
                     f"choose another folder"
                 )
         else:
@@ -243,14 +243,29 @@ def free_if_nothing_done(run: Run) -> Iterator[None]:
         raise
 
 
-def differences(one: Recipe, other: Recipe) -> list[tuple[str, Any, Any]]:
-    """The keys in which two recipes differ, but for those that may, with both values."""
-    first, second = dict(flat(plain(one))), dict(flat(plain(other)))
+def differences(one: Recipe, other: Recipe) -> list[tuple[str, str, str]]:
+    """The keys in which two recipes differ, but for those that may, with both values as they are written."""
+    ours, theirs = plain(one), plain(other)
+    first, second = dict(flat(ours)), dict(flat(theirs))
     return [
-        (key, first.get(key), second.get(key))
+        (key, written(ours, key), written(theirs, key))
         for key in {**first, **second}
         if first.get(key) != second.get(key) and key not in MAY_CHANGE
     ]
+
+
+def written(recipe: Mapping[str, Any], key: str) -> str:
+    """What a recipe says at a dotted key, which may be a name in one and a part with options in another.
+
+    >>> written({"encoder": {"name": "mtan"}}, "encoder"), written({"encoder": "mtan"}, "encoder.name")
+    ("{'name': 'mtan'}", 'not set')
+    """
+    value: Any = recipe
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return "not set"
+        value = value[part]
+    return repr(value)
 
 
 def settled(run: Run, model: MultiTaskNetwork, processes: PartialState) -> Choices:

@@ -17,17 +17,20 @@ from plait.models.encoders.trees import Tree
 from plait.registry import nearest
 from plait.study.branching.budget import Budget, PartCosts, part_costs
 from plait.study.branching.drawing import render, short
-from plait.study.branching.methods import MAPS_NOTE, METHODS, Affinities, Findings, Question, measured
+from plait.study.branching.methods import JOINT, MAPS_NOTE, METHODS, Affinities, Findings, Question, measured
 from plait.study.branching.networks import Progress, Subject, subjects
 from plait.study.comparison import join
 from plait.study.report import differences, find_runs, seen_size, write
-from plait.training.run import Run, load_run
+from plait.training.run import RECIPE, Run, load_run
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 SHOWN = 8
 """Trees in a table."""
+
+FEWEST_IMAGES = 3
+"""That have more than one pair, and can be hard for one task and easy for another."""
 
 
 def affinity(
@@ -54,11 +57,8 @@ def affinity(
     """
     require_page(out)
     asked = subjects([load_run(folder) for folder in find_runs(folders)])
-    if len(asked) < 2:
-        raise ConfigurationError(
-            f"affinity is between tasks, and {folders[0]} knows only {asked[0].task.name}: give a run for "
-            f"each of at least two tasks"
-        )
+    require_two(asked)
+    require_images(images)
     found = measured(asked, images, progress)
     page = render(
         title="Affinity of tasks",
@@ -167,7 +167,8 @@ def branch(
         progress: Told of images done and in all.
 
     Raises:
-        ConfigurationError: If the runs do not fit together, or no tree fits the budget.
+        ConfigurationError: If the runs do not fit together, there are fewer than two tasks, or no tree fits
+            the budget or the number of groups.
     """
     if by not in METHODS:
         raise ConfigurationError(
@@ -175,13 +176,29 @@ def branch(
         )
     if out.suffix.lower() not in (".yaml", ".yml"):
         raise ConfigurationError(f"a recipe is a YAML file: give --out a name that ends in .yaml, got {out}")
+    if out.name == RECIPE and out.is_file():
+        raise ConfigurationError(f"{out} is the recipe of a run: give --out another name")
     runs = [load_run(folder) for folder in find_runs(folders)]
+    if by in JOINT and len(runs) > 1:
+        raise ConfigurationError(
+            f"--by {by} reads one run that trains the tasks together, got {len(runs)}: name that one"
+        )
     asked = subjects(runs)
+    require_two(asked)
+    if groups is not None and not 1 <= groups <= len(asked):
+        raise ConfigurationError(f"{len(asked)} tasks can be in 1 to {len(asked)} groups, got {groups}")
+    if by not in JOINT:
+        require_images(images)
     first = runs[0]
     size = seen_size(first, first.dataset(first.recipe.data.validation_split))
     costs = part_costs(first.recipe.model, size)
     if budget is None:
-        budget = Budget(amount=1.5) if by in ("rsa", "fafs") else Budget()
+        budget = Budget() if by in JOINT else Budget(amount=1.5)
+    shared = sum(costs.of(budget.unit))
+    if shared > budget.limit(shared):
+        raise ConfigurationError(
+            f"no tree fits {budget}: the shared network alone needs {shared:,}; give more"
+        )
     findings = METHODS[by](Question(runs, asked, costs, budget, groups, images, progress))
     recipe = branched_recipe(asked, findings.candidates[0].tree)
     notes = [*findings.notes, *recipe_notes(runs)]
@@ -236,6 +253,24 @@ def recipe_notes(runs: Sequence[Run]) -> list[str]:
 def about(recipe: Recipe, tasks: Sequence[str]) -> str:
     """Backbone, data and tasks in a line."""
     return f"{recipe.model.backbone} on {recipe.data.name}: {join(tasks)}"
+
+
+def require_two(asked: Sequence[Subject]) -> None:
+    """Refuses one task alone, which shares with nobody."""
+    if len(asked) < 2:
+        raise ConfigurationError(
+            f"sharing is between tasks, and {asked[0].run.path} knows only {asked[0].task.name}: give runs "
+            f"that know at least two tasks"
+        )
+
+
+def require_images(images: int) -> None:
+    """Refuses too few images to tell tasks apart by."""
+    if images < FEWEST_IMAGES:
+        raise ConfigurationError(
+            f"affinity compares images and needs at least {FEWEST_IMAGES} of them, got {images}: "
+            f"use more images"
+        )
 
 
 def require_page(out: Path) -> None:

@@ -20,6 +20,7 @@ from plait.study.branching.drawing import HeatMap
 from plait.study.branching.fafs import fafs, tree_separation
 from plait.study.branching.networks import Progress, Subject, dissimilarities, margins
 from plait.study.branching.search import EXHAUSTIVE, search
+from plait.study.comparison import join
 from plait.training.run import Run
 
 if TYPE_CHECKING:
@@ -120,10 +121,10 @@ class Question:
     """What a search is asked.
 
     Attributes:
-        runs: The runs.
+        runs: The runs, one for a way that reads a joint one.
         asked: Their tasks.
         costs: Of the backbone's parts.
-        budget: What a tree may cost.
+        budget: What a tree may cost, at least what the shared network does.
         groups: Branches of the last stage, or None.
         images: Images to look at.
         progress: Told of images done and in all.
@@ -152,18 +153,6 @@ class Question:
         """The budget in its unit."""
         return self.budget.limit(sum(self.parts))
 
-    def one_run(self, by: str) -> Run:
-        """The run, if there is only one.
-
-        Raises:
-            ConfigurationError: If there are more.
-        """
-        if len(self.runs) > 1:
-            raise ConfigurationError(
-                f"--by {by} reads one run that trains the tasks together, got {len(self.runs)}: name that one"
-            )
-        return self.runs[0]
-
     def with_groups(self, found: Sequence[Candidate]) -> list[Candidate]:
         """Those with the asked number of branches in the last stage.
 
@@ -173,9 +162,12 @@ class Question:
         wanted = self.groups
         kept = [c for c in found if wanted is None or len(c.tree.partitions[-1]) == wanted]
         if not kept:
+            have = [str(n) for n in sorted({len(c.tree.partitions[-1]) for c in found})]
+            limited = math.isfinite(self.budget.amount)
+            within, way = (f" within {self.budget}", ", or give more") if limited else ("", "")
             raise ConfigurationError(
-                f"no tree that was found has {wanted} branches in the last stage within "
-                f"{self.budget}: ask for another number, or give more"
+                f"no tree that was found{within} has {wanted} branches in the last stage, only {join(have)}: "
+                f"leave --groups out{way}"
             )
         return kept
 
@@ -196,15 +188,16 @@ def by_rsa(question: Question) -> Findings:
         "dissimilarity ↓",
         found.maps(),
         MAPS_NOTE,
-        [*found.notes(), f"{way}, within {question.budget}.", *only_shared(question, trees)],
+        [*found.notes(), f"{way}, within {question.budget}.", *only_shared(question)],
     )
 
 
-def only_shared(question: Question, trees: Sequence[Candidate]) -> list[str]:
+def only_shared(question: Question) -> list[str]:
     """A sentence about the least that branching costs, where nothing but the shared tree fits."""
-    if len(trees) > 1 or len(question.tasks) == 1:
+    shared, branch = sum(question.parts), question.parts[-1]
+    if shared + branch <= question.limit:
         return []
-    least = 1 + question.parts[-1] / sum(question.parts)
+    least = 1 + branch / shared
     return [
         f"Only the shared tree fits: one branch more in the last stage costs {least:.2f}× the shared one."
     ]
@@ -221,11 +214,6 @@ def by_fafs(question: Question) -> Findings:
         score = tree_separation(alike, tree, question.tasks)
         found[tree] = Candidate(tree, score, tree.cost(question.parts))
     fitting = [candidate for candidate in found.values() if candidate.cost <= question.limit]
-    if not fitting:
-        raise ConfigurationError(
-            f"no tree fits {question.budget}: the shared network alone needs {sum(question.parts):,}; "
-            f"give more"
-        )
     split = question.runs[0].recipe.data.validation_split
     return Findings(
         sorted_candidates(question.with_groups(fitting)),
@@ -237,14 +225,14 @@ def by_fafs(question: Question) -> Findings:
             f"Errors of {len(errors)} images spread evenly over split {split}; the test split is not looked "
             f"at. An image is hard if its loss is at least the task's mean.",
             f"Trees of {len(ALPHAS)} trade-offs between branches and separation, within {question.budget}.",
-            *only_shared(question, fitting),
+            *only_shared(question),
         ],
     )
 
 
 def by_tag(question: Question) -> Findings:
     """Groups by what steps on tasks do to each other's losses."""
-    run = question.one_run("tag")
+    run = question.runs[0]
     alike = tag.mean_affinity(run.log, question.tasks)
     found = tag.groupings(alike, tasks=question.tasks, parts=question.parts, limit=question.limit)
     count = sum("affinity" in line for line in run.log)
@@ -264,7 +252,7 @@ def by_tag(question: Question) -> Findings:
 
 def by_learned(question: Question) -> Findings:
     """The tree that a run's encoder has learned."""
-    run = question.one_run("learned")
+    run = question.runs[0]
     encoder = run.model().encoder
     learned: Callable[[], Tree] | None = getattr(encoder, "tree", None)
     if not callable(learned):
@@ -293,6 +281,9 @@ METHODS: dict[str, Callable[[Question], Findings]] = {
     "tag": by_tag,
     "learned": by_learned,
 }
+
+JOINT = ("tag", "learned")
+"""Those that read one run that trains the tasks together."""
 
 
 def strides_of(run: Run) -> tuple[int, ...]:

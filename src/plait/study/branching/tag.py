@@ -33,14 +33,19 @@ def mean_affinity(log: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Arr
         ConfigurationError: If a pair was never measured.
     """
     lines = [line["affinity"] for line in log if "affinity" in line]
+    if not lines:
+        raise ConfigurationError(
+            "the log has no affinities of tasks: train them together with --training.affinity_every 10, for "
+            "instance"
+        )
     mean = np.full((len(tasks), len(tasks)), math.nan)
     for i, giver in enumerate(tasks):
         for j, taker in enumerate(tasks):
             found = [line[giver][taker] for line in lines if line.get(giver, {}).get(taker) is not None]
             if not found:
                 raise ConfigurationError(
-                    f"the log has no affinity of {giver} onto {taker}: train the tasks together with "
-                    f"--training.affinity_every 10, for instance"
+                    f"the log has no affinity of {giver} onto {taker} at any of the {len(lines)} steps "
+                    f"that measured: measure more often, with a lower training.affinity_every"
                 )
             mean[i, j] = np.mean(found)
     return mean
