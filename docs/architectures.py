@@ -174,20 +174,29 @@ def refusal(backbone: str, encoder: str, decoder: str) -> str:
 
 
 def grid_table() -> Iterator[str]:
-    """Rows of Markdown: every encoder with every decoder on every family."""
-    yield f"| encoder | decoder | {' | '.join(FAMILIES)} |"
-    yield f"|---|---|{'---|' * len(FAMILIES)}"
+    """Rows of Markdown: every encoder with every decoder on every family; each pair is built."""
+    yield f"| encoder | {' | '.join(FAMILIES)} |"
+    yield f"|---|{'---|' * len(FAMILIES)}"
     reasons: dict[str, int] = {}
     for encoder in registry.ENCODERS:
-        for decoder in registry.DECODERS:
-            cells = []
-            for backbone in FAMILIES.values():
+        cells = []
+        for backbone in FAMILIES.values():
+            refused: dict[int, list[str]] = {}
+            for decoder in registry.DECODERS:
                 why = refusal(backbone, encoder, decoder).replace(f", decoder {decoder!r}", "")
                 why = why.replace(repr(encoder), "ENCODER").replace(repr(backbone), "BACKBONE")
-                cells.append("yes" if not why else f"no ({reasons.setdefault(why, len(reasons) + 1)})")
-            yield f"| `{encoder}` | `{decoder}` | {' | '.join(cells)} |"
+                if why:
+                    refused.setdefault(reasons.setdefault(why, len(reasons) + 1), []).append(decoder)
+            total, lost = len(registry.DECODERS), sum(map(len, refused.values()))
+            numbers = ", ".join(
+                f"{number}" if len(names) == total else f"{number}: {', '.join(names)}"
+                for number, names in refused.items()
+            )
+            cells.append(f"all {total}" if not lost else f"{total - lost or 'none'} ({numbers})")
+        yield f"| `{encoder}` | {' | '.join(cells)} |"
     yield ""
-    yield "What the refusals say:"
+    decoders = ", ".join(f"`{decoder}`" for decoder in registry.DECODERS)
+    yield f"The decoders are {decoders}. What the refusals say:"
     yield ""
     for why, number in reasons.items():
         yield f"{number}. {why}"
