@@ -45,13 +45,13 @@ def network(encoder: str, decoder: str) -> nn.Module:
         decoder_options=NARROW.get(decoder, {}),
     )
     model.at_step(50, 100)
-    return model.train()
+    return model.double().train()  # in float32 a ReLU next to zero may fall on either side
 
 
 def gradients(model: nn.Module, run: Any) -> list[Tensor]:
     """Every parameter's gradient of the sum of squares of all predictions."""
     torch.manual_seed(1)
-    made = run(torch.randn(2, 3, 64, 64))
+    made = run(torch.randn(2, 3, 64, 64, dtype=torch.float64))
     levels = [logits for level in (made.final, *made.intermediate) for logits in level.values()]
     total = torch.stack([logits.square().mean() for logits in levels]).sum() + sum(made.penalties.values())
     model.zero_grad(set_to_none=True)
@@ -81,7 +81,7 @@ def tried(encoder: str, decoder: str) -> dict[str, Any]:
     )
     breaks = sum(counters["graph_break"].values())
     return {
-        "works": error < 1e-2,
+        "works": error < 1e-6,
         "backend": "inductor" if inductor else "aot_eager",
         "error": float(f"{error:.1e}"),
         "graph_breaks": breaks,
