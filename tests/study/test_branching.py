@@ -470,7 +470,7 @@ def test_margins_are_the_losses_of_single_images(folder: Path) -> None:
 
         task = run.tasks[0].name
         for place in range(5):
-            dataset = networks.Chosen(run.dataset("val"), [place])
+            dataset = networks.Part(run.dataset("val"), [place])
             loss = split_loss(run.model(), dataset, size=None, batch_size=1, device=torch.device("cpu"))
             assert found[place, column] == pytest.approx(loss[task], rel=1e-4)
 

@@ -115,6 +115,10 @@ class Backbone(nn.Module):
             for level, stride in zip(levels, self.strides, strict=True)
         ]
 
+    def part(self, number: int) -> nn.Module:
+        """A part of the network: 0 is the stem, ``k`` the k-th stage."""
+        return self.stages[number - 1] if number else self.stem
+
     def drop(self, part: int) -> None:
         """Takes a part out, to be computed elsewhere: 0 is the stem, ``k`` the k-th stage."""
         if part == 0:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn import functional as F
 
+from plait import registry
 from plait.errors import ConfigurationError
 from plait.models.predictions import Predictions
+from plait.models.recompute import recomputed
 from plait.tasks.base import Task
 
 
@@ -27,8 +29,10 @@ class Decoder(nn.Module, ABC):
             of all tasks.
         task_axes: Of any module in it: a parameter laid out by task, to the axes that hold the tasks' equal
             blocks in declared order; what lets weights be read in another order of tasks.
+        gradient_checkpointing: Whether :meth:`run` computes parts again in the backward pass.
     """
 
+    gradient_checkpointing: bool = False
     interacts: ClassVar[bool] = False
     task_axes: ClassVar[Mapping[str, tuple[int, ...]]] = {}
 
@@ -49,6 +53,35 @@ class Decoder(nn.Module, ABC):
 
     def at_step(self, step: int, steps: int) -> None:
         """Called before each update with how many were made and how many there will be."""
+
+    def run(self, part: nn.Module, *given: Any) -> Any:
+        """A part's output; in training it is computed again in the backward pass, if asked for."""
+        return recomputed(part, *given) if self.gradient_checkpointing and self.training else part(*given)
+
+
+def make_heads(
+    tasks: Sequence[Task],
+    head: str,
+    options: Mapping[str, Any] | None,
+    *,
+    channels: Mapping[str, Sequence[int]],
+    strides: Mapping[str, Sequence[int]],
+) -> nn.ModuleDict:
+    """A head for each task that is not auxiliary, by the head's name, on levels of these shapes by task."""
+    return nn.ModuleDict(
+        {
+            task.name: registry.build(
+                "head",
+                head,
+                options or {},
+                channels=channels[task.name],
+                strides=strides[task.name],
+                outputs=task.channels,
+            )
+            for task in tasks
+            if not task.auxiliary
+        }
+    )
 
 
 def require_all(tasks: Sequence[Task], pyramids: Mapping[str, Sequence[Tensor]], decoder: str) -> None:

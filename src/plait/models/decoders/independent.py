@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from plait import registry
 from plait.errors import ConfigurationError
-from plait.models.decoders.base import Decoder, resized
+from plait.models.decoders.base import Decoder, make_heads, resized
 from plait.models.predictions import Predictions
 from plait.tasks.base import Task
 
@@ -50,19 +49,7 @@ class Independent(Decoder):
                 f"auxiliary, or predict it with auxiliary: false"
             )
         self.head = default_head if head is None else head
-        self.heads = nn.ModuleDict(
-            {
-                task.name: registry.build(
-                    "head",
-                    self.head,
-                    head_options or {},
-                    channels=channels[task.name],
-                    strides=strides[task.name],
-                    outputs=task.channels,
-                )
-                for task in tasks
-            }
-        )
+        self.heads = make_heads(tasks, self.head, head_options, channels=channels, strides=strides)
 
     def forward(self, pyramids: Mapping[str, Sequence[Tensor]], size: Sequence[int]) -> Predictions:
         return Predictions(

@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plait import registry
 from plait.errors import ConfigurationError
 from plait.models.blocks import BasicBlock, conv_norm_relu, to_size_of
-from plait.models.decoders.base import Decoder, require_alike, require_all, resized
+from plait.models.decoders.base import Decoder, make_heads, require_alike, require_all, resized
 from plait.models.predictions import Predictions
-from plait.models.recompute import recomputed
 from plait.tasks.base import Task
 
 
@@ -114,19 +112,12 @@ class JTRL(Decoder):
                 for place, _ in (coarsest_first if task.auxiliary else coarsest_first[:-1])
             }
         )
-        self.heads = nn.ModuleDict(
-            {
-                task.name: registry.build(
-                    "head",
-                    head,
-                    head_options or {},
-                    channels=(width,),
-                    strides=(steps[len(given) - self.levels],),
-                    outputs=task.channels,
-                )
-                for task in tasks
-                if not task.auxiliary
-            }
+        self.heads = make_heads(
+            tasks,
+            head,
+            head_options,
+            channels=dict.fromkeys(names, (width,)),
+            strides=dict.fromkeys(names, (steps[len(given) - self.levels],)),
         )
 
     def forward(self, pyramids: Mapping[str, Sequence[Tensor]], size: Sequence[int]) -> Predictions:
@@ -142,7 +133,7 @@ class JTRL(Decoder):
             for task in self.order:
                 newest = [states[other][-1] for other in self._states_found(place, task)]
                 turn = f"{task} {place}"
-                state = self._run(self.turns[turn], reduced[self.groups[task]], newest, states[task])
+                state = self.run(self.turns[turn], reduced[self.groups[task]], newest, states[task])
                 states[task] = [*states[task], state]
                 if turn in self.predictions:
                     intermediate.append({task: self.predictions[turn](state)})
@@ -154,11 +145,6 @@ class JTRL(Decoder):
         """The tasks whose newest states a turn looks at: all that have one, if another than it has."""
         found = self.order if place else self.order[: self.order.index(task)]
         return found if set(found) - {task} else ()
-
-    def _run(self, turn: nn.Module, *given: Any) -> Tensor:
-        recompute = self.gradient_checkpointing and self.training
-        made: Tensor = recomputed(turn, *given) if recompute else turn(*given)
-        return made
 
 
 class Turn(nn.Module):

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from plait import registry
 from plait.errors import ConfigurationError
 from plait.models.blocks import BasicBlock, FeaturePyramid, SqueezeExcite, to_size_of
-from plait.models.decoders.base import Decoder, require_alike, require_all, resized
+from plait.models.decoders.base import Decoder, make_heads, require_alike, require_all, resized
 from plait.models.decoders.distillation import distillation_module
 from plait.models.heads import DeepLabHead
 from plait.models.predictions import Predictions
-from plait.models.recompute import recomputed
 from plait.tasks.base import Task
 
 
@@ -112,19 +111,8 @@ class MTINet(Decoder):
             distillation_module(distillation, names, main, own, gradient_checkpointing=gradient_checkpointing)
             for own in levels
         )
-        self.heads = nn.ModuleDict(
-            {
-                task.name: registry.build(
-                    "head",
-                    head,
-                    head_options or {},
-                    channels=levels,
-                    strides=strides[task.name],
-                    outputs=task.channels,
-                )
-                for task in tasks
-                if not task.auxiliary
-            }
+        self.heads = make_heads(
+            tasks, head, head_options, channels=dict.fromkeys(names, levels), strides=strides
         )
 
     def forward(self, pyramids: Mapping[str, Sequence[Tensor]], size: Sequence[int]) -> Predictions:
@@ -135,15 +123,15 @@ class MTINet(Decoder):
         handed: dict[str, Tensor] = {}
         for scale in reversed(range(len(self.scales))):
             features = {
-                task: self._run(block, necked[task][scale], *([handed[task]] if handed else []))
+                task: self.run(block, necked[task][scale], *([handed[task]] if handed else []))
                 for task, block in _parts(self.scales[scale])
             }
             initial.insert(0, {task: made(features[task]) for task, made in _parts(self.initial[scale])})
             refined.insert(0, self.distillations[scale](features))
             if scale > 0:
-                handed = self._run(self.propagations[scale - 1], features)
+                handed = self.run(self.propagations[scale - 1], features)
         final = {
-            task: resized(self._run(head, [level[task] for level in refined]), size)
+            task: resized(self.run(head, [level[task] for level in refined]), size)
             for task, head in self.heads.items()
         }
         return Predictions(final, initial)
@@ -154,9 +142,6 @@ class MTINet(Decoder):
         leaders = {group: task for task, group in self.groups.items()}
         made = {group: self.necks[group](pyramids[task]) for group, task in leaders.items()}
         return {task: made[group] for task, group in self.groups.items()}
-
-    def _run(self, module: nn.Module, *given: Any) -> Any:
-        return recomputed(module, *given) if self.gradient_checkpointing and self.training else module(*given)
 
 
 class TaskFeatures(nn.Module):

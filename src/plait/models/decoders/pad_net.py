@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from plait import registry
 from plait.errors import ConfigurationError
 from plait.models.blocks import Bottleneck, MergedLevels, conv_norm_relu, to_size_of
-from plait.models.decoders.base import Decoder, require_alike, require_all, resized
+from plait.models.decoders.base import Decoder, make_heads, require_alike, require_all, resized
 from plait.models.decoders.distillation import distillation_module
 from plait.models.heads import Head
 from plait.models.predictions import Predictions
-from plait.models.recompute import recomputed
 from plait.tasks.base import Task
 
 
@@ -102,35 +101,23 @@ class PADNet(Decoder):
         self.distillation = distillation_module(
             distillation, names, main, width, gradient_checkpointing=gradient_checkpointing
         )
-        self.heads = nn.ModuleDict(
-            {
-                task.name: registry.build(
-                    "head",
-                    f"{BottleneckHead.__module__}:{BottleneckHead.__name__}" if head is None else head,
-                    head_options or {},
-                    channels=(width,),
-                    strides=(stride,),
-                    outputs=task.channels,
-                )
-                for task in tasks
-                if not task.auxiliary
-            }
+        self.heads = make_heads(
+            tasks,
+            f"{BottleneckHead.__module__}:{BottleneckHead.__name__}" if head is None else head,
+            head_options,
+            channels=dict.fromkeys(names, (width,)),
+            strides=dict.fromkeys(names, (stride,)),
         )
 
     def forward(self, pyramids: Mapping[str, Sequence[Tensor]], size: Sequence[int]) -> Predictions:
         require_all(self.tasks, pyramids, "pad_net")
         leaders = {group: task for task, group in self.groups.items()}
-        maps = {group: self._run(self.maps[group], list(pyramids[task])) for group, task in leaders.items()}
-        features = {task: self._run(refine, maps[self.groups[task]]) for task, refine in self.refine.items()}
+        maps = {group: self.run(self.maps[group], list(pyramids[task])) for group, task in leaders.items()}
+        features = {task: self.run(refine, maps[self.groups[task]]) for task, refine in self.refine.items()}
         initial = {task: predict(features[task]) for task, predict in self.initial.items()}
         refined = self.distillation(features)
-        final = {task: resized(self._run(head, [refined[task]]), size) for task, head in self.heads.items()}
+        final = {task: resized(self.run(head, [refined[task]]), size) for task, head in self.heads.items()}
         return Predictions(final, [initial])
-
-    def _run(self, module: nn.Module, given: Tensor | list[Tensor]) -> Tensor:
-        recompute = self.gradient_checkpointing and self.training
-        made: Tensor = recomputed(module, given) if recompute else module(given)
-        return made
 
 
 class ConcatenatedLevels(nn.Module):

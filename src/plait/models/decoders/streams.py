@@ -7,10 +7,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from plait import registry
 from plait.models.blocks import Bottleneck, MergedLevels
-from plait.models.decoders.base import Decoder, require_alike, require_all, resized
-from plait.models.recompute import recomputed
+from plait.models.decoders.base import Decoder, make_heads, require_alike, require_all, resized
 from plait.tasks.base import Task
 
 
@@ -70,19 +68,12 @@ class StreamDecoder(Decoder):
         self.initial = nn.ModuleDict({task.name: nn.Conv2d(width, task.channels, 1) for task in tasks})
         self.reconstruct = nn.ModuleDict({name: _bottlenecks(width) for name in self.main})
         at = cast("MergedLevels", self.maps[self.groups[first]]).stride
-        self.heads = nn.ModuleDict(
-            {
-                task.name: registry.build(
-                    "head",
-                    head,
-                    head_options or {},
-                    channels=(width,),
-                    strides=(at,),
-                    outputs=task.channels,
-                )
-                for task in tasks
-                if not task.auxiliary
-            }
+        self.heads = make_heads(
+            tasks,
+            head,
+            head_options,
+            channels=dict.fromkeys(self.names, (width,)),
+            strides=dict.fromkeys(self.names, (at,)),
         )
 
     def features(self, pyramids: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
@@ -99,12 +90,6 @@ class StreamDecoder(Decoder):
     def finished(self, task: str, diffused: Tensor, size: Sequence[int]) -> Tensor:
         """A main task's final logits at ``size``, from its features after the diffusion."""
         return resized(self.heads[task]([self.run(self.reconstruct[task], diffused)]), size)
-
-    def run(self, module: nn.Module, *given: Any) -> Tensor:
-        """A part's output; in training it is computed again in the backward pass, if asked for."""
-        recompute = self.gradient_checkpointing and self.training
-        made: Tensor = recomputed(module, *given) if recompute else module(*given)
-        return made
 
 
 def _bottlenecks(width: int) -> nn.Sequential:

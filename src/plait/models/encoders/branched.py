@@ -73,7 +73,7 @@ class Branched(Encoder):
             features = padded
             for part, copy in enumerate(self.copies[task]):
                 if (part, copy) not in made:
-                    made[part, copy] = self._part(part, copy)(features)
+                    made[part, copy] = self._backbone(copy).part(part)(features)
                 features = made[part, copy]
         pyramids: Pyramids = {}
         cropped: dict[tuple[int, str], Tensor] = {}  # tasks that share a level are given the very same tensor
@@ -87,7 +87,7 @@ class Branched(Encoder):
         users: dict[Group, list[Parameter]] = {}
         for part, partition in enumerate(self.tree.partitions):
             for group in partition:
-                users.setdefault(group, []).extend(self._part(part, min(group)).parameters())
+                users.setdefault(group, []).extend(self._backbone(min(group)).part(part).parameters())
         return users
 
     def columns(self) -> dict[str, Backbone]:
@@ -97,8 +97,3 @@ class Branched(Encoder):
 
     def _backbone(self, name: str) -> Backbone:
         return cast("Backbone", self.backbones[name])
-
-    def _part(self, part: int, copy: str) -> nn.Module:
-        """A copy of a part, by the name of the backbone that holds it."""
-        backbone = self._backbone(copy)
-        return backbone.stages[part - 1] if part else backbone.stem

@@ -208,8 +208,7 @@ class Supergraph(Encoder):
 
     def part(self, node: str, part: int) -> nn.Module:
         """A copy's part: 0 is the stem, ``k`` the k-th stage."""
-        backbone = self.backbone(node)
-        return backbone.stages[part - 1] if part else backbone.stem
+        return self.backbone(node).part(part)
 
     def all_logits(self) -> Tensor:
         """Logits of all draws, ``[places, T, T]``, both of the last axes in alphabetical order.

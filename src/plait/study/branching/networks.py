@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,19 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plait.data.loader import evaluation_batches
-from plait.data.sample import Batch, DataSet, Sample
+from plait.data.sample import Batch, DataSet
 from plait.errors import ConfigurationError
 from plait.models.encoders.base import staged
 from plait.models.network import MultiTaskNetwork
 from plait.study.branching.affinity import products, standardised
-from plait.study.qualitative import spread
+from plait.study.qualitative import Part, spread
 from plait.study.report import seen_size
 from plait.tasks.base import Task
 from plait.training.processes import join
 from plait.training.run import Run
-
-if TYPE_CHECKING:
-    from plait.data.labels import Label
 
 Array = NDArray[np.float64]
 Progress = Callable[[int, int], None]
@@ -82,26 +78,6 @@ def subjects(runs: Sequence[Run]) -> tuple[Subject, ...]:
     return tuple(found.values())
 
 
-class Chosen:
-    """Some samples of a data set."""
-
-    def __init__(self, dataset: DataSet, places: Sequence[int]) -> None:
-        self.dataset = dataset
-        self.places = places
-        self.split = dataset.split
-        self.fields: Mapping[str, type[Label]] = dataset.fields
-        self.classes = dataset.classes
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, place: int) -> Sample:
-        return self.dataset[self.places[place]]
-
-    def id(self, place: int) -> str:
-        return self.dataset.id(self.places[place])
-
-
 @torch.no_grad()
 def dissimilarities(
     asked: Sequence[Subject], *, images: int = 100, memory: int = 2**29, progress: Progress | None = None
@@ -145,13 +121,13 @@ def dissimilarities(
         for subject in own:
             matrices: list[Tensor] = []
             for start in starts:
-                held = features(model, subject, Chosen(dataset, places[start : start + block]), told)
+                held = features(model, subject, Part(dataset, places[start : start + block]), told)
                 if not matrices:
                     matrices = [torch.zeros(len(places), len(places), dtype=torch.float64) for _ in held]
                 for other in starts[start // block :]:
                     here = held
                     if other != start:
-                        here = features(model, subject, Chosen(dataset, places[other : other + block]), told)
+                        here = features(model, subject, Part(dataset, places[other : other + block]), told)
                     for matrix, one, two in zip(matrices, held, here, strict=True):
                         if one.shape[1] != two.shape[1]:
                             raise ConfigurationError(sizes_differ(run))
@@ -190,7 +166,7 @@ def feature_bytes(model: MultiTaskNetwork, task: str, size: tuple[int, int]) -> 
 
 
 def features(
-    model: MultiTaskNetwork, subject: Subject, dataset: Chosen, told: Callable[[int], None]
+    model: MultiTaskNetwork, subject: Subject, dataset: Part, told: Callable[[int], None]
 ) -> list[Tensor]:
     """The levels of images, flattened and standardised: ``[K, N]`` float32 each."""
     levels: list[list[Tensor]] = []
@@ -246,7 +222,7 @@ def margins(asked: Sequence[Subject], *, images: int = 100, progress: Progress |
         run, tasks = own[0].run, [subject.task for subject in own]
         model = run.model(join().device)
         dataset = run.dataset(run.recipe.data.validation_split)
-        chosen = Chosen(dataset, spread(len(dataset), images))
+        chosen = Part(dataset, spread(len(dataset), images))
         errors: dict[str, list[float]] = {task.name: [] for task in tasks}
         for batch in batches(model, chosen, tasks, run):
             final = model(batch.images, [task.name for task in tasks]).final
