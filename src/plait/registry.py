@@ -53,7 +53,35 @@ HEADS: Mapping[str, str] = {
 BALANCERS: Mapping[str, str] = {
     "equal": "plait.balancing.fixed:Equal",
     "fixed": "plait.balancing.fixed:Fixed",
+    "uncertainty": "plait.balancing.uncertainty:Uncertainty",
+    "dwa": "plait.balancing.dwa:DWA",
+    "dtp": "plait.balancing.dtp:DTP",
+    "gradnorm": "plait.balancing.gradnorm:GradNorm",
+    "rlw": "plait.balancing.rlw:RLW",
+    "gls": "plait.balancing.gls:GLS",
+    "log_sum": "plait.balancing.log_sum:LogSum",
+    "imtl_l": "plait.balancing.imtl:IMTLL",
+    "famo": "plait.balancing.famo:FAMO",
+    "stch": "plait.balancing.stch:STCH",
+    "excess_mtl": "plait.balancing.excess_mtl:ExcessMTL",
+    "db_mtl": "plait.balancing.db_mtl:DBMTL",
+    "auto_lambda": "plait.balancing.auto_lambda:AutoLambda",
     "mgda": "plait.balancing.mgda:MGDA",
+    "pcgrad": "plait.balancing.pcgrad:PCGrad",
+    "gradvac": "plait.balancing.gradvac:GradVac",
+    "cagrad": "plait.balancing.cagrad:CAGrad",
+    "graddrop": "plait.balancing.graddrop:GradDrop",
+    "imtl_g": "plait.balancing.imtl:IMTLG",
+    "nash_mtl": "plait.balancing.nash_mtl:NashMTL",
+    "aligned_mtl": "plait.balancing.aligned_mtl:AlignedMTL",
+    "rotograd": "plait.balancing.rotograd:RotoGrad",
+    "upgrad": "plait.balancing.upgrad:UPGrad",
+    "dualproj": "plait.balancing.dualproj:DualProj",
+    "config": "plait.balancing.config:ConFIG",
+    "fairgrad": "plait.balancing.fairgrad:FairGrad",
+    "moco": "plait.balancing.moco:MoCo",
+    "sdmgrad": "plait.balancing.sdmgrad:SDMGrad",
+    "modo": "plait.balancing.modo:MoDo",
 }
 DATASETS: Mapping[str, str] = {
     "rooms": "plait.data.rooms.dataset:Rooms",
@@ -191,7 +219,7 @@ def check_options(axis: str, name: str, options: Mapping[str, Any]) -> None:
 def check_complete(axis: str, name: str, options: Collection[str]) -> None:
     """Raises :class:`ConfigurationError` if an option that the component needs is missing."""
     found = resolve(axis, name)
-    for option, parameter in inspect.signature(found).parameters.items():
+    for option, parameter in parameters_of(found).items():
         needed = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
         if needed and option not in (*FROM_PROGRAM[axis], *options):
             raise ConfigurationError(
@@ -213,7 +241,7 @@ def check_arguments(
     Raises:
         ConfigurationError: If it does not take one of the options, or only values of another type.
     """
-    parameters = inspect.signature(function).parameters
+    parameters = parameters_of(function)
     known = [option for option in parameters if option not in but]
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         known = [*known, *options]
@@ -231,15 +259,54 @@ def check_arguments(
             )
 
 
+def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The arguments of a class or function; ``**common: Unpack[...]`` counts as those it stands for."""
+    found: dict[str, inspect.Parameter] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        held = unpacked(function, parameter)
+        if held is None:
+            found[name] = parameter
+            continue
+        for option in held.__annotations__:
+            found[option] = inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=None)
+    return found
+
+
+def unpacked(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """The typed dictionary that ``**parameter`` unpacks; None if it is anything else."""
+    if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+        return None
+    annotation = evaluated(parameter.annotation, namespace_of(function))
+    held = typing.get_args(annotation)
+    return held[0] if held and typing.is_typeddict(held[0]) else None
+
+
 def annotation_of(function: Callable[..., Any], argument: str) -> Any:
     """The type of an argument; ``Any`` if there is none, or none that can be found at run time."""
-    parameter = inspect.signature(function).parameters.get(argument)
-    if parameter is None or parameter.annotation is parameter.empty:
-        return Any
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name == argument:
+            if parameter.annotation is parameter.empty:
+                return Any
+            return evaluated(parameter.annotation, namespace_of(function))
+        held = unpacked(function, parameter)
+        if held is not None and argument in held.__annotations__:
+            return evaluated(held.__annotations__[argument], vars(sys.modules[held.__module__]))
+    return Any
+
+
+def namespace_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """The names that the annotations of a class's constructor, or of a function, are written in."""
     called = function.__init__ if isinstance(function, type) else function  # type: ignore[misc]
-    holder = types.SimpleNamespace(__annotations__={argument: parameter.annotation})
+    return getattr(called, "__globals__", {})
+
+
+def evaluated(annotation: Any, names: dict[str, Any]) -> Any:
+    """An annotation that may be text, as a type; ``Any`` if it cannot be found at run time."""
+    if isinstance(annotation, typing.ForwardRef):
+        annotation = annotation.__forward_arg__
+    holder = types.SimpleNamespace(__annotations__={"argument": annotation})
     try:
-        return typing.get_type_hints(holder, getattr(called, "__globals__", {}))[argument]
+        return typing.get_type_hints(holder, names)["argument"]
     except (NameError, AttributeError, SyntaxError, TypeError):  # imported for type checkers only, or no type
         return Any
 

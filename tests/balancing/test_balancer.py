@@ -44,7 +44,7 @@ class Uncertainty(Balancer):
 class Largest(Balancer):
     """An elementwise rule: of each entry, the task's that is largest in size."""
 
-    needs = Needs(quantity="jacobian")
+    needs = Needs(quantity="jacobian", direction=True)
 
     def __init__(self, scope: str) -> None:
         super().__init__(scope=scope, heads="own")  # type: ignore[arg-type]

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from plait import registry
-from plait.balancing.base import Balancer, BalancerReport, Needs, Observation
+from plait.balancing.base import Balancer, BalancerReport, Common, Needs, Observation
+from plait.balancing.draws import Draws
 from plait.balancing.fixed import Equal, Fixed
 from plait.balancing.mgda import MGDA, mgda_weights
+from plait.balancing.probe import Probe, untouched
 
 if TYPE_CHECKING:
     from plait.tasks.base import Task
@@ -20,12 +22,16 @@ __all__ = [
     "MGDA",
     "Balancer",
     "BalancerReport",
+    "Common",
+    "Draws",
     "Equal",
     "Fixed",
     "Needs",
     "Observation",
+    "Probe",
     "create",
     "mgda_weights",
+    "untouched",
 ]
 
 

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from plait.balancing.gradients import PENALTY, Cut, Rows, accumulate, feeding, widest
-from plait.balancing.passes import Pass
+from plait.balancing.draws import Draws
+from plait.balancing.gradients import Cut, Rows, feeding, widest
 from plait.errors import ConfigurationError
 from plait.registry import nearest
-from plait.training.distributed import anywhere, broadcast_, reduce_sum, reduce_sums, world_size
 
 if TYPE_CHECKING:
+    from plait.balancing.probe import Probe
     from plait.tasks.base import Task
 
-Scope = Literal["parameters", "features"]
+Scope = Literal["parameters", "features", "last_layer", "modules"]
 Heads = Literal["own", "weighted"]
+Reduction = Literal["sum", "mean"]
 Losses: TypeAlias = "Mapping[str, Tensor | None] | Sequence[Tensor | None] | Tensor"
 Parameters: TypeAlias = "Mapping[tuple[str, ...], Sequence[nn.Parameter]] | Iterable[nn.Parameter]"
 Present: TypeAlias = "Mapping[str, bool] | Sequence[bool] | Tensor"
+Preference: TypeAlias = "Mapping[str, float] | Sequence[float]"
+
+GRADIENTS: tuple[Scope, ...] = ("parameters", "features", "last_layer", "modules")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +38,12 @@ class Needs:
     Attributes:
         quantity: What its rule is a function of: ``"nothing"`` (the weights are known before the losses),
             ``"losses"``, ``"gramian"`` (inner products of per-task gradients) or ``"jacobian"`` (the
-            gradients themselves, because the rule is elementwise).
+            gradients themselves, because the rule is elementwise or averages them over steps).
+        direction: It gives a direction, in :meth:`Balancer.combine`, in place of weights.
         closure: :meth:`Balancer.after_update` wants to evaluate the losses once more.
-        extra_batches: Independent batches wanted beside the step's own.
+        extra_batches: Independent batches wanted beside the step's own, for :meth:`Balancer.sample` or, with
+            ``look_ahead``, for the probe.
+        look_ahead: :meth:`Balancer.before_update` wants a :class:`~plait.balancing.Probe`.
         scores: :meth:`Balancer.see_scores` wants each task's metrics.
         epoch_end: :meth:`Balancer.end_epoch` wants to be called.
         parameters: It has parameters of its own, which belong in the optimizer, without weight decay.
@@ -43,8 +51,10 @@ class Needs:
     """
 
     quantity: Literal["nothing", "losses", "gramian", "jacobian"]
+    direction: bool = False
     closure: bool = False
     extra_batches: int = 0
+    look_ahead: bool = False
     scores: bool = False
     epoch_end: bool = False
     parameters: bool = False
@@ -54,6 +64,11 @@ class Needs:
         """Whether per-task gradients are taken at all."""
         return self.quantity in ("gramian", "jacobian")
 
+    @property
+    def samples(self) -> int:
+        """Extra batches whose gradients are taken."""
+        return 0 if self.look_ahead else self.extra_batches
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -61,13 +76,25 @@ class Observation:
 
     Attributes:
         places: Which of the T declared tasks these are, ascending; state is kept by place.
-        losses: Their values ``[P]``, detached, float64; None for rules that need nothing.
+        total: T.
+        losses: Their values ``[P]``, detached, float64; None where the rule needs nothing.
         gramian: Inner products of their gradients ``[P, P]``, float64; None for rules on losses.
+        jacobian: Their gradients ``[P, D]``, for rules that need it.
+        cross: Inner products ``[P, P]`` of their gradients on two independent batches, for rules that
+            need it: rows of the first, columns of the second.
+        shapes: Of the tensors that the columns of ``jacobian`` are about, in order; at features the first
+            axis is the batch.
+        values: The features themselves ``[D]``, where gradients are taken at features.
     """
 
     places: tuple[int, ...]
+    total: int
     losses: Tensor | None = None
     gramian: Tensor | None = None
+    jacobian: Tensor | None = None
+    cross: Tensor | None = None
+    shapes: tuple[tuple[int, ...], ...] = ()
+    values: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -76,10 +103,11 @@ class BalancerReport:
 
     Attributes:
         losses: ``[T]``, over all processes and micro-batches; zero for absent tasks.
-        weights: ``[T]``, the factor of each task's gradient; zero for absent tasks. NaN for rules that
-            give a direction instead of weights.
+        weights: ``[T]``, the factor of each task's gradient; zero for absent tasks. Of a rule that gives a
+            direction, the factors whose combination of the gradients is nearest to it.
         gramian: ``[T, T]``, zero for absent tasks; None if no gradients were taken.
         present: Whether each task took part.
+        dropped: Whether each task was left out because its loss or gradient was not finite.
         reduced: Parameters whose gradient is already summed over processes; the rest is this process's
             share (see :func:`plait.training.distributed.reduce_gradients`).
     """
@@ -88,33 +116,26 @@ class BalancerReport:
     weights: Tensor
     gramian: Tensor | None
     present: tuple[bool, ...]
+    dropped: tuple[bool, ...]
     reduced: tuple[nn.Parameter, ...]
 
 
-@dataclass
-class _Step:
-    """What has been collected of a step so far."""
+class Common(TypedDict, total=False):
+    """The options that every balancer takes; :class:`Balancer` says what they mean."""
 
-    present: tuple[bool, ...]
-    losses: Tensor
-    shared: Rows = field(default_factory=Rows)
-    """Rows of the parameters that gradients are compared over; elsewhere of those they merely reach."""
-    heads: Rows = field(default_factory=Rows)
-    gramian: Tensor | None = None
-    weights: Tensor | None = None
-    scope: dict[nn.Parameter, tuple[int, ...]] = field(default_factory=dict)
-
-    @property
-    def places(self) -> tuple[int, ...]:
-        return tuple(place for place, present in enumerate(self.present) if present)
+    tasks: Sequence[str | Task] | None
+    scope: Scope | Sequence[str] | None
+    heads: Heads | None
+    reduction: Reduction | None
+    every: int
 
 
 class Balancer(nn.Module):
     """Combines the losses of T tasks into the gradients of one step.
 
-    A subclass declares ``needs`` and writes one method: :meth:`weights` (or :meth:`combine`, if its rule is
-    elementwise). Its state lives in buffers, so that ``.to(device)`` and checkpoints work. Everything else
-    (taking gradients, leaving out absent tasks, summing over processes and micro-batches) is done here.
+    A subclass declares ``needs`` and writes one method: :meth:`weights` (or :meth:`combine`, if its rule
+    gives a direction). Its state lives in buffers, so that ``.to(device)`` and checkpoints work. Everything
+    else (taking gradients, leaving out absent tasks, summing over processes and micro-batches) is done here.
 
     It works in anybody's loop:
 
@@ -130,65 +151,96 @@ class Balancer(nn.Module):
     Args:
         tasks: The tasks (or their names) in declared order; None takes the order of each step's losses,
             which is enough for rules without state.
-        scope: Where per-task gradients are taken: over the ``"parameters"`` that tasks share, exactly, or
-            at the ``"features"`` behind a cut, at the cost of little more than a plain step. None for
-            rules that take none.
-        heads: What parameters outside the scope get: the sum of the tasks' ``"own"`` gradients, or the
-            ``"weighted"`` sum. Rules on losses are gradients of one objective: always ``"weighted"``;
-            elementwise rules have no weights: always ``"own"``.
+        scope: Where per-task gradients are taken: over all ``"parameters"`` that tasks share, exactly; at
+            the ``"features"`` behind a cut, at the cost of little more than a plain step; over the
+            ``"last_layer"`` that tasks share; or over the parameters of modules, by a list of their names.
+            What is shared and not compared gets the weighted gradient. None takes the rule's usual scope;
+            rules on losses have none.
+        heads: What parameters that tasks do not share get: the sum of the tasks' ``"own"`` gradients, or the
+            ``"weighted"`` sum. None takes the rule's usual convention: ``"own"`` for most rules on gradients,
+            so that a head keeps learning while its task's weight is zero. Rules on losses are gradients of
+            one objective: always ``"weighted"``.
+        reduction: What equal gradients g of T tasks give: T g (``"sum"``) or g (``"mean"``), so that a
+            learning rate means the same for all rules. None leaves the rule as its paper has it
+            (``natural``).
+        every: Steps for which weights are used before they are computed again; a change in which tasks are
+            present computes them at once. Steps in between cost what a weighted sum costs.
 
     Raises:
         ConfigurationError: For an unknown scope or convention, or one that the rule cannot have.
     """
 
     needs: Needs
+    kept_weights: Tensor
+    kept_present: Tensor
+    natural: ClassVar[Reduction] = "sum"
+    scopes: ClassVar[tuple[Scope, ...]] = GRADIENTS
+    default_scope: ClassVar[Scope] = "parameters"
+    default_heads: ClassVar[Heads] = "own"
 
-    def __init__(
-        self,
-        *,
-        tasks: Sequence[str | Task] | None = None,
-        scope: Scope | None = None,
-        heads: Heads = "weighted",
-    ) -> None:
+    def __init__(self, **common: Unpack[Common]) -> None:
         super().__init__()
-        known = ("parameters", "features") if self.needs.gradients else (None,)
-        if scope not in known:
-            raise ConfigurationError(
-                f"the scope of {type(self).__name__} is {' or '.join(map(str, known))}, got {scope!r}"
-            )
-        conventions = {"gramian": ("own", "weighted"), "jacobian": ("own",)}.get(
-            self.needs.quantity, ("weighted",)
-        )
-        if heads not in conventions:
-            raise ConfigurationError(
-                f"heads of {type(self).__name__} get {' or '.join(conventions)} gradients, got {heads!r}"
-            )
+        tasks, scope = common.get("tasks"), common.get("scope")
         self.tasks = None if tasks is None else tuple(t if isinstance(t, str) else t.name for t in tasks)
-        self.scope = scope
-        self.heads = heads
+        self.scope, self.module_names = self._checked_scope(scope)
+        self.heads = self._checked_heads(common.get("heads"))
+        self.reduction = common.get("reduction")
+        if self.reduction not in (None, "sum", "mean"):
+            raise ConfigurationError(f"reduction is sum, mean or null, got {self.reduction!r}")
+        self.every = common.get("every", 1)
+        if self.every < 1 or (self.every > 1 and self.needs.direction):
+            raise ConfigurationError(
+                f"every is 1 for {type(self).__name__}, which gives a direction and no weights to use again, "
+                f"got {self.every}"
+                if self.needs.direction
+                else f"every is 1 or more steps, got {self.every}"
+            )
+        self.drops = False
+        """Whether a task whose loss or gradient is not finite is left out of the step (see
+        :attr:`BalancerReport.dropped`); otherwise the whole update is not finite. To find whose gradient it
+        is, rules on losses then take each task's whole gradient."""
+        self._declared: dict[str, float] = {}
+        self._preference: Preference | None = None
         self._cut: Cut | None = None
-        self._step: _Step | None = None
+        self._step: Any = None
+        self._samples: dict[int, Rows] = {}
+        self.age = 0
+        """Steps since the weights were computed."""
+        if self.every > 1:
+            self.declare_state("kept_weights")
+            self.declare_state("kept_present")
 
     # What a rule writes.
 
     def weights(self, seen: Observation) -> Tensor:
-        """The factor of each present task's gradient, ``[P]``; where the rule states no other convention.
+        """The factor of each present task's gradient, ``[P]``.
 
         Args:
             seen: What ``needs.quantity`` asked for.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no weights: it combines a Jacobian")
+        raise NotImplementedError(f"{type(self).__name__} has no weights: it gives a direction")
 
     def combine(self, jacobian: Tensor, seen: Observation) -> Tensor:
-        """The update ``[D]`` from the present tasks' gradients ``[P, D]``; for elementwise rules only."""
-        return self.weights(seen).to(jacobian) @ jacobian
+        """The update ``[D]`` from the present tasks' gradients ``[P, D]``, if ``needs.direction``."""
+        raise NotImplementedError(f"{type(self).__name__} has no direction: it gives weights")
+
+    def head_weights(self, seen: Observation) -> Tensor:
+        """The factor of each present task's head ``[P]``, if a rule that gives a direction has any."""
+        raise NotImplementedError(f"{type(self).__name__} has no weights for heads")
+
+    def observe(self, seen: Observation) -> None:
+        """Called at the end of every step, with the losses (and the Gramian, if gradients were taken)."""
+
+    def before_update(self, probe: Probe) -> None:
+        """Called before the step's own forward pass if ``needs.look_ahead``."""
 
     def after_update(self, losses: Any) -> None:
         """Called after the optimizer's step if ``needs.closure``.
 
         Args:
             losses: A function of no arguments that evaluates the losses ``[T]`` of the same batch again,
-                without gradient and without touching running statistics.
+                without gradient and without touching running statistics (see
+                :func:`~plait.balancing.untouched`); zero for absent tasks.
         """
 
     def see_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
@@ -196,6 +248,114 @@ class Balancer(nn.Module):
 
     def end_epoch(self) -> None:
         """Called at the end of each epoch if ``needs.epoch_end``."""
+
+    # What a rule may use.
+
+    def declare_state(self, name: str) -> None:
+        """A buffer whose size is known at the first step only; :meth:`state` makes it."""
+        self._declared[name] = 0.0
+        self.register_buffer(name, torch.empty(0))
+
+    def state(
+        self,
+        name: str,
+        *shape: int,
+        fill: float = 0.0,
+        dtype: torch.dtype = torch.float64,
+        like: Tensor | None = None,
+    ) -> Tensor:
+        """The declared buffer of a name, made now if it is not there yet.
+
+        Args:
+            name: As it was declared.
+            shape: Its shape.
+            fill: Its values at first.
+            dtype: Its type.
+            like: A tensor on the device where it belongs; None for the default device.
+
+        Raises:
+            ConfigurationError: If it is there with another shape: tasks or parameters have changed.
+        """
+        found: Tensor = getattr(self, name)
+        if found.numel() == 0:
+            device = None if like is None else like.device
+            found = torch.full(
+                shape, fill, dtype=dtype if device is None else fitting(dtype, device), device=device
+            )
+            self._declared[name] = fill
+            setattr(self, name, found)
+        if found.shape != shape:
+            raise ConfigurationError(
+                f"the state {name!r} of {type(self).__name__} is {list(found.shape)}, but this step asks for "
+                f"{list(shape)}: use one balancer for one set of tasks and parameters"
+            )
+        return found
+
+    def reseed(self, seed: int) -> None:
+        """Makes its random numbers those of a run's seed."""
+        for part in self.modules():
+            if isinstance(part, Draws):
+                part.reseed(seed)
+
+    def set_preference(self, preference: Preference | None) -> None:
+        """Keeps the preference of a rule that has one, a number a task, by name or in declared order.
+
+        Raises:
+            ConfigurationError: If a task is unknown, a number negative or not finite, or none is positive.
+        """
+        self._preference = preference
+        if preference is None:
+            return
+        named = isinstance(preference, Mapping)
+        if named and self.tasks is None:
+            raise ConfigurationError(
+                "a preference by name needs tasks: pass tasks=[...] or a list of numbers"
+            )
+        if named:
+            for name in preference:
+                if name not in (self.tasks or ()):
+                    raise ConfigurationError(
+                        f"a preference is given for {name!r}{nearest(str(name), self.tasks or ())}; "
+                        f"the tasks are {', '.join(self.tasks or ())}"
+                    )
+        values = list(preference.values()) if isinstance(preference, Mapping) else list(preference)
+        if not (all(math.isfinite(v) and v >= 0 for v in values) and any(v > 0 for v in values)):
+            raise ConfigurationError(
+                f"a preference is finite, not negative, and positive for some task; got {values}"
+            )
+
+    def preference_of(self, seen: Observation) -> Tensor | None:
+        """The preference of the present tasks ``[P]``, float64, with sum 1; None if none was given.
+
+        Tasks that a mapping does not name have preference 0; where no present task has any, all are equal.
+
+        Raises:
+            ConfigurationError: If it is given for another number of tasks.
+        """
+        given = self._preference
+        if given is None:
+            return None
+        if isinstance(given, Mapping):
+            values = [float(given.get(name, 0.0)) for name in self.tasks or ()]
+        else:
+            values = [float(value) for value in given]
+        if len(values) != seen.total:
+            raise ConfigurationError(
+                f"a preference is given for {len(values)} tasks, but there are {seen.total}: one number each"
+            )
+        present = torch.tensor([values[place] for place in seen.places], dtype=torch.float64)
+        total = present.sum()
+        return present / total if total > 0 else torch.full_like(present, 1 / len(present))
+
+    def losses_of(self, seen: Observation) -> Tensor:
+        """The losses ``[P]``.
+
+        Raises:
+            ConfigurationError: If :meth:`direction` was not given any.
+        """
+        if seen.losses is None:
+            raise ConfigurationError(f"{type(self).__name__} looks at the losses: pass direction(J, losses)")
+        return seen.losses
 
     # What a user calls.
 
@@ -209,14 +369,50 @@ class Balancer(nn.Module):
         Raises:
             ConfigurationError: If the rule needs losses and got none.
         """
-        seen = Observation(
-            places=tuple(range(len(jacobian))),
-            losses=None if losses is None else losses.detach().double(),
-            gramian=_gramian(jacobian) if self.needs.gradients else None,
-        )
         if self.needs.quantity == "losses" and losses is None:
             raise ConfigurationError(f"{type(self).__name__} weighs by the losses: pass direction(J, losses)")
-        return self.combine(jacobian, seen)
+        places = tuple(range(len(jacobian)))
+        gramian = _gramian(jacobian) if self.needs.gradients else None
+        seen = Observation(
+            places=places,
+            total=len(jacobian),
+            losses=None if losses is None else losses.detach().double(),
+            gramian=gramian,
+            jacobian=jacobian.detach() if self.needs.quantity == "jacobian" else None,
+            shapes=(tuple(jacobian.shape[1:]),) if self.needs.quantity == "jacobian" else (),
+        )
+        factor = self.factor(seen)
+        if self.needs.direction:
+            return self.combine(jacobian.detach(), seen) * factor
+        return (self.weights(seen) * factor).detach().to(jacobian) @ jacobian
+
+    def factor(self, seen: Observation) -> float:
+        """What the rule's result is multiplied by to follow ``reduction``."""
+        if self.reduction in (None, self.natural):
+            return 1.0
+        count = len(seen.places)
+        if seen.gramian is not None:
+            count = int((seen.gramian.diagonal() > 0).sum())
+        return float(count) if self.reduction == "sum" else 1 / max(count, 1)
+
+    def compared_in(self, model: nn.Module) -> list[nn.Parameter] | None:
+        """The parameters of the modules that ``scope`` names; None if it names none.
+
+        Raises:
+            ConfigurationError: If the model has no such module, or the module no parameter.
+        """
+        if self.scope != "modules" or not self.module_names:
+            return None
+        parts = dict(model.named_modules())
+        found: dict[nn.Parameter, None] = {}
+        for name in self.module_names:
+            if name not in parts or not any(True for _ in parts[name].parameters()):
+                raise ConfigurationError(
+                    f"scope names the module {name!r}, which the network has not or which has no "
+                    f"parameters{nearest(name, list(parts))}"
+                )
+            found |= dict.fromkeys(parts[name].parameters())
+        return list(found)
 
     @contextmanager
     def cut(self, features: Any) -> Iterator[Any]:
@@ -247,6 +443,7 @@ class Balancer(nn.Module):
         *,
         parameters: Parameters | None = None,
         features: Tensor | Sequence[Tensor] | None = None,
+        compared: Iterable[nn.Parameter] | None = None,
         others: Iterable[nn.Parameter] | None = None,
         present: Present | None = None,
         penalty: Tensor | None = None,
@@ -260,10 +457,12 @@ class Balancer(nn.Module):
         Args:
             losses: A scalar a task: ``{task: loss}`` or a sequence (None where absent), or a tensor ``[T]``.
             parameters: What the tasks share, ``{tasks: [parameter]}`` or an iterable for all tasks. Not
-                computed for tasks that do not use it. Needed for the scope ``"parameters"``; at
-                ``"features"`` they are found if not given.
+                computed for tasks that do not use it. Needed for the scope ``"parameters"``; elsewhere they
+                are found if not given.
             features: Tensors inside the graph at which gradients are taken, if :meth:`cut` is not used;
                 none may be computed from another.
+            compared: The parameters over which gradients are compared, for the scopes ``"last_layer"``
+                (found behind the cut if not given) and modules (see :meth:`compared_in`).
             others: The remaining parameters; found in the graph if not given.
             present: Which tasks take part in this step *in any process*; tasks that it does not name, or all
                 for None, are present if they have a loss in some process. A tensor is read, so the host
@@ -277,7 +476,10 @@ class Balancer(nn.Module):
         Raises:
             ConfigurationError: If tasks, losses and parameters do not fit each other.
         """
-        report = self._backward(losses, True, parameters, features, others, present, penalty, scale)
+        from plait.balancing.steps import Inputs, take
+
+        given = Inputs(losses, parameters, features, compared, others, present, penalty, scale)
+        report = take(self, given, last=True)
         assert report is not None
         return report
 
@@ -287,6 +489,7 @@ class Balancer(nn.Module):
         *,
         parameters: Parameters | None = None,
         features: Tensor | Sequence[Tensor] | None = None,
+        compared: Iterable[nn.Parameter] | None = None,
         others: Iterable[nn.Parameter] | None = None,
         present: Present | None = None,
         penalty: Tensor | None = None,
@@ -298,95 +501,100 @@ class Balancer(nn.Module):
         that depend on the losses or on gradients keep each task's gradient of the shared parameters in the
         meantime, at the cost of one encoder backward a task.
         """
-        self._backward(losses, False, parameters, features, others, present, penalty, scale)
+        from plait.balancing.steps import Inputs, take
 
-    # How it is done.
+        take(
+            self, Inputs(losses, parameters, features, compared, others, present, penalty, scale), last=False
+        )
 
-    def _backward(
+    def sample(
         self,
+        number: int,
         losses: Losses,
-        last: bool,
-        parameters: Parameters | None,
-        features: Tensor | Sequence[Tensor] | None,
-        others: Iterable[nn.Parameter] | None,
-        present: Present | None,
-        penalty: Tensor | None,
-        scale: Tensor | float | None,
-    ) -> BalancerReport | None:
-        step, self._step = self._step, None
-        named, names, total = self._placed(losses)
-        scope, reach = self._shared(parameters, total)
-        if step is None:
-            flags = self._flags(named, names, total, present)
-            found = [*named.values(), *([] if penalty is None else [penalty]), *reach[:1]]
-            device = found[0].device if found else torch.get_default_device()
-            zeros = torch.zeros(total, dtype=widest(device), device=device)
-            step = _Step(flags, zeros)
-        terms = [(place, loss) for place, loss in named.items() if step.present[place]]
-        for place, loss in terms:
-            step.losses[place] += loss.detach()
-        if penalty is not None:
-            terms.append((PENALTY, penalty))
-        terms = [(place, loss) for place, loss in terms if loss.requires_grad]
-        graph = Pass(terms, scope, reach, None if others is None else list(others), scale)
-        if last:
-            step.losses = reduce_sum(step.losses)
+        *,
+        parameters: Parameters | None = None,
+        compared: Iterable[nn.Parameter] | None = None,
+        present: Present | None = None,
+        scale: Tensor | float | None = None,
+    ) -> None:
+        """Takes the gradients of an independent batch, of which the rule wants ``needs.extra_batches``.
 
-        if self.needs.quantity == "nothing" and step.weights is None:
-            step.weights = self._weigh(step)
+        To be called for each of them (and each of their micro-batches) before the step's own
+        :meth:`backward`. No ``.grad`` is touched.
+
+        Args:
+            number: Which of the independent batches this is, from 0.
+            losses: As for :meth:`backward`, and so are the others.
+            parameters: What the tasks share.
+            compared: Where gradients are compared over a part of it.
+            present: Which tasks have labels in it.
+            scale: The loss scale.
+
+        Raises:
+            ConfigurationError: If the rule does not want so many.
+        """
+        from plait.balancing.steps import Inputs, take_sample
+
+        if not 0 <= number < self.needs.samples:
+            raise ConfigurationError(
+                f"{type(self).__name__} wants {self.needs.samples} independent batches, got number {number}"
+            )
+        take_sample(self, number, Inputs(losses, parameters, None, compared, None, present, None, scale))
+
+    # How it is done; the rest is in :mod:`plait.balancing.steps`.
+
+    def _checked_scope(self, scope: Scope | Sequence[str] | None) -> tuple[Scope | None, tuple[str, ...]]:
+        rule = type(self).__name__
         if not self.needs.gradients:
-            if last and step.weights is None and not step.shared.blocks:
-                step.weights = self._weigh(step)
-            if step.weights is not None:
-                graph.backward(step.weights)
-            else:
-                graph.rows_of_everything(step.shared)
-                step.weights = self._weigh(step) if last else None
-            reduced: tuple[nn.Parameter, ...] = ()
-            if last and step.weights is not None:
-                _write(step.shared, step.weights, step.places)
-        elif self.scope == "parameters":
-            cut = self._cut or self._uncut(features)
-            if not scope and total > 1:
+            if scope is not None:
+                raise ConfigurationError(f"{rule} takes no gradients, so it has no scope, got {scope!r}")
+            return None, ()
+        allowed = [s for s in self.scopes if s in ("parameters", "features") or not self.needs.direction]
+        if scope is None:
+            return self.default_scope, ()
+        if not isinstance(scope, str):
+            if "modules" not in allowed or not scope:
                 raise ConfigurationError(
-                    f"{type(self).__name__} compares gradients of parameters that tasks share and got none: "
-                    f"pass parameters=, or use 'equal' where the encoder shares nothing"
+                    f"{rule} takes gradients over {' or '.join(allowed)}, got the modules {list(scope)!r}"
                 )
-            step.scope |= scope
-            graph.rows_of_parameters(step.shared, step.heads if self.heads == "weighted" else None, cut)
-            reduced = self._update_parameters(step) if last else ()
-        else:
-            cut = self._cut or self._uncut(features)
-            if cut is None:
-                raise ConfigurationError(
-                    f"{type(self).__name__} at features needs a cut, and this encoder has none (or "
-                    f"'with balancer.cut(features) as leaves:' is missing): use scope='parameters'"
-                )
-            self._at_features(step, graph, cut, last)
-            reduced = ()
-        if not last:
-            self._step = step
-            return None
-        assert step.weights is not None
-        return BalancerReport(step.losses, step.weights, step.gramian, step.present, reduced)
+            return "modules", tuple(scope)
+        if scope not in allowed or (scope == "modules" and self.needs.direction):
+            raise ConfigurationError(
+                f"the scope of {rule} is {' or '.join(s for s in allowed if s != 'modules')}"
+                f"{', or a list of names of modules' if 'modules' in allowed else ''}, got {scope!r}"
+            )
+        return scope, ()
 
-    def _flags(
-        self, named: Mapping[int, Tensor], names: Sequence[str], total: int, present: Present | None
-    ) -> tuple[bool, ...]:
-        """Which of the T tasks take part in this step."""
-        if isinstance(present, Mapping):
-            names = self._names(present, names)
-            said = [present.get(name) for name in names]
-        elif present is None:
-            said = [None] * total
+    def _checked_heads(self, heads: Heads | None) -> Heads:
+        if not self.needs.gradients:
+            known: tuple[Heads, ...] = ("weighted",)
+        elif self.needs.direction and type(self).head_weights is Balancer.head_weights:
+            known = ("own",)
         else:
-            said = list(present.tolist() if isinstance(present, Tensor) else present)
-        if len(said) != total:
-            raise ConfigurationError(f"expected the presence of {total} tasks, got {len(said)}")
-        if None in said:
-            found = anywhere([place in named for place in range(total)])
-            said = [flag if told is None else told for told, flag in zip(said, found, strict=True)]
-        return tuple(bool(flag) for flag in said)
+            known = ("own", "weighted")
+        if heads is None:
+            return self.default_heads if self.default_heads in known else known[0]
+        if heads not in known:
+            raise ConfigurationError(
+                f"heads of {type(self).__name__} get {' or '.join(known)} gradients, got {heads!r}"
+            )
+        return heads
+
+    def get_extra_state(self) -> Tensor:
+        """How many steps the kept weights have been used for."""
+        return torch.tensor([self.age])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Takes back what was saved."""
+        self.age = int(state[0])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Makes room for state whose size a fresh balancer does not know yet."""
+        for name in self._declared:
+            saved = state_dict.get(prefix + name)
+            if isinstance(saved, Tensor) and saved.shape != getattr(self, name).shape:
+                setattr(self, name, torch.empty_like(saved, device=getattr(self, name).device))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _names(self, given: Mapping[str, Any], known: Sequence[str] | None) -> tuple[str, ...]:
         names = tuple(known or given)
@@ -397,47 +605,6 @@ class Balancer(nn.Module):
                     f"its tasks are {', '.join(names)}"
                 )
         return names
-
-    def _placed(self, losses: Losses) -> tuple[dict[int, Tensor], tuple[str, ...], int]:
-        """The losses by place, the tasks' names as far as they are known, and T."""
-        names = self.tasks or ()
-        if isinstance(losses, Mapping):
-            names = self._names(losses, names)
-            given: Sequence[Tensor | None] = [losses.get(name) for name in names]
-        else:
-            given = losses.unbind() if isinstance(losses, Tensor) else losses
-        if names and len(given) != len(names):
-            raise ConfigurationError(f"expected {len(names)} losses ({', '.join(names)}), got {len(given)}")
-        return {place: loss for place, loss in enumerate(given) if loss is not None}, names, len(given)
-
-    def _shared(
-        self, parameters: Parameters | None, total: int
-    ) -> tuple[dict[nn.Parameter, tuple[int, ...]], list[nn.Parameter]]:
-        """The parameters that several tasks share, with those tasks' places, and all that were given."""
-        if parameters is None:
-            return {}, []
-        if isinstance(parameters, nn.Module):
-            raise ConfigurationError(
-                f"expected the parameters that tasks share, got a {type(parameters).__name__}: "
-                f"pass module.parameters()"
-            )
-        everybody = tuple(range(total))
-        if not isinstance(parameters, Mapping):
-            shared = {p: everybody for p in parameters if p.requires_grad}
-            return shared, list(shared)
-        order = self.tasks
-        if order is None:
-            raise ConfigurationError("parameters are given by task: make the balancer for tasks=[...] too")
-        scope: dict[nn.Parameter, tuple[int, ...]] = {}
-        given: list[nn.Parameter] = []
-        for names, group in parameters.items():
-            places = tuple(sorted(order.index(name) for name in names))
-            for parameter in group:
-                if parameter.requires_grad:
-                    given.append(parameter)
-                    if len(places) > 1 or total == 1:
-                        scope[parameter] = places
-        return scope, given
 
     def _uncut(self, features: Tensor | Sequence[Tensor] | None) -> Cut | None:
         if features is None:
@@ -450,90 +617,10 @@ class Balancer(nn.Module):
             )
         return Cut.inside(tensors)
 
-    def _weigh(self, step: _Step) -> Tensor:
-        """The rule's weights, written into ``[T]``; equal on every process."""
-        weights = torch.zeros_like(step.losses)
-        if step.places:
-            seen = Observation(step.places) if self.needs.quantity == "nothing" else _seen(step)
-            weights[list(step.places)] = self.weights(seen).detach().to(weights)
-        return broadcast_(weights)
 
-    def _update_parameters(self, step: _Step) -> tuple[nn.Parameter, ...]:
-        """Sums the rows over processes, asks the rule, and writes the update."""
-        rows, places = step.shared, step.places
-        blocks = [
-            (parameter, place)
-            for parameter, users in step.scope.items()
-            for place in (*users, PENALTY)
-            if place == PENALTY or step.present[place]
-        ]
-        if world_size() > 1:
-            used = anywhere([place in rows.blocks.get(parameter, {}) for parameter, place in blocks])
-            rows.replace([block for block, anyone in zip(blocks, used, strict=True) if anyone], reduce_sums)
-        step.gramian = rows.gramian(len(step.present)).to(step.losses.device)
-        if self.needs.quantity == "jacobian" and places and rows.blocks:
-            self._update_elementwise(step)
-        else:
-            step.weights = self._weigh(step)
-            _write(rows, step.weights, places)
-        assert step.weights is not None
-        _write(step.heads, step.weights, places)
-        return tuple(step.scope)
-
-    def _update_elementwise(self, step: _Step) -> None:
-        """Writes the direction of a rule that has no weights."""
-        step.weights = torch.full_like(step.losses, torch.nan)
-        update = step.shared.split(self._combined(step, step.shared))
-        for parameter, gradient in update.items():
-            accumulate(parameter, gradient)
-        _write(step.shared, step.weights, ())
-
-    def _combined(self, step: _Step, rows: Rows, divisor: Tensor | float = 1.0) -> Tensor:
-        return self.combine(rows.jacobian(step.places) / divisor, _seen(step))
-
-    def _at_features(self, step: _Step, graph: Pass, cut: Cut, last: bool) -> None:
-        """Gramian at the leaves; then one backward through the encoder if the weights are known."""
-        rows = graph.rows_at(cut, step.heads if self.heads == "weighted" else None)
-        gramian = rows.gramian(len(step.present)).to(step.losses.device) / graph.factor**2
-        step.gramian = gramian if step.gramian is None else step.gramian + gramian
-        if self.needs.quantity == "jacobian":
-            if not last or step.shared.blocks:
-                raise ConfigurationError(
-                    f"{type(self).__name__} at features gives a direction, not weights, so it cannot "
-                    f"accumulate gradients over micro-batches: use scope='parameters'"
-                )
-            step.gramian = reduce_sum(step.gramian)
-            step.weights = torch.full_like(step.losses, torch.nan)
-            if step.places and rows.blocks:
-                at = rows.split(self._combined(step, rows, graph.factor) * graph.factor)
-                for leaf, gradient in rows.combine(_by_place(step.weights, ())).items():
-                    at[leaf] = at[leaf] + gradient
-                graph.backward_from(cut, at)
-            return
-        if not last:
-            graph.rows_behind(cut, rows, step.shared)
-            return
-        step.gramian = reduce_sum(step.gramian)
-        step.weights = self._weigh(step)
-        graph.backward_from(cut, rows.combine(_by_place(step.weights, step.places)))
-        _write(step.shared, step.weights, step.places)
-        _write(step.heads, step.weights, step.places)
-
-
-def _seen(step: _Step) -> Observation:
-    places = list(step.places)
-    gramian = None if step.gramian is None else step.gramian[places][:, places]
-    return Observation(step.places, step.losses[places], gramian)
-
-
-def _by_place(weights: Tensor, places: Iterable[int]) -> dict[int, Tensor]:
-    return {**{place: weights[place] for place in places}, PENALTY: weights.new_ones(())}
-
-
-def _write(rows: Rows, weights: Tensor, places: Iterable[int]) -> None:
-    """Adds the weighted sum of the rows, and the penalty's, to ``.grad``."""
-    for tensor, gradient in rows.combine(_by_place(weights, places)).items():
-        accumulate(tensor, gradient)
+def fitting(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """A type, or the widest that the device has."""
+    return widest(device) if dtype == torch.float64 else dtype
 
 
 def _gramian(jacobian: Tensor) -> Tensor:

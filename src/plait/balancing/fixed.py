@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from plait.balancing.base import Balancer, Needs, Observation
+from plait.balancing.base import Balancer, Common, Needs, Observation
 from plait.errors import ConfigurationError
 from plait.registry import nearest
-
-if TYPE_CHECKING:
-    from plait.tasks.base import Task
 
 
 class Equal(Balancer):
     """The plain sum of the losses: every weight is 1, whichever tasks are present.
 
     A sum, not a mean: adding a task does not change what the others contribute, and neither does a batch
-    that lacks one.
+    that lacks one. With ``reduction="mean"`` it is the mean over the present ones.
 
     Args:
-        tasks: The tasks or their names in declared order.
+        common: See :class:`~plait.balancing.Balancer`.
     """
 
     needs = Needs(quantity="nothing")
 
-    def __init__(self, *, tasks: Sequence[str | Task] | None = None) -> None:
-        super().__init__(tasks=tasks)
+    def __init__(self, **common: Unpack[Common]) -> None:
+        super().__init__(**common)
 
     def weights(self, seen: Observation) -> Tensor:
         return torch.ones(len(seen.places), dtype=torch.float64)
@@ -40,9 +37,9 @@ class Fixed(Balancer):
     """A weighted sum of the losses: weights are used as given, neither normalised nor spread anew.
 
     Args:
-        tasks: The tasks or their names in declared order.
         weights: ``{task: weight}``, finite and not negative; tasks that are not named have their own
             ``Task.weight``, or 1 if only names are known.
+        common: See :class:`~plait.balancing.Balancer`.
 
     Raises:
         ConfigurationError: Without tasks, or for a weight of an unknown task, or one that is negative.
@@ -51,13 +48,10 @@ class Fixed(Balancer):
     needs = Needs(quantity="nothing")
     factors: Tensor
 
-    def __init__(
-        self,
-        *,
-        tasks: Sequence[str | Task] | None = None,
-        weights: Mapping[str, float] | None = None,
-    ) -> None:
-        super().__init__(tasks=tasks if tasks is not None else tuple(weights or ()) or None)
+    def __init__(self, *, weights: Mapping[str, float] | None = None, **common: Unpack[Common]) -> None:
+        tasks = common.get("tasks")
+        common["tasks"] = tasks if tasks is not None else tuple(weights or ()) or None
+        super().__init__(**common)
         if self.tasks is None:
             raise ConfigurationError(
                 "fixed weights belong to tasks: pass tasks=, weights={task: weight} or both"

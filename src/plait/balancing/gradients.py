@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 PENALTY = -1
 """The place of what is added outside the balancer: a row with weight 1 that no rule sees."""
@@ -66,6 +67,37 @@ class Rows:
                     block[at[:, None], at] += products
             total = block if total is None else total + block
         return torch.zeros(tasks, tasks, dtype=torch.float64) if total is None else total
+
+    def products(self, other: Rows, tasks: int) -> Tensor:
+        """Inner products of these rows (first axis) with another Jacobian's, ``[T, T]``, in float64."""
+        blocks = [
+            (place, against, row[place], other.blocks[tensor][against])
+            for tensor, row in self.blocks.items()
+            for place in row
+            for against in other.blocks.get(tensor, {})
+            if 0 <= place < tasks and 0 <= against < tasks
+        ]
+        device = blocks[0][2].device if blocks else torch.device("cpu")
+        total = torch.zeros(tasks, tasks, dtype=widest(device), device=device)
+        for place, against, row, opposite in blocks:
+            for part, facing in zip(
+                row.reshape(-1).split(CHUNK), opposite.reshape(-1).split(CHUNK), strict=True
+            ):
+                total[place, against] += part.to(total.dtype) @ facing.to(total.dtype)
+        return total
+
+    def times(self, vector: Mapping[Tensor, Tensor], tasks: int) -> Tensor:
+        """Inner product of each of the first ``tasks`` rows with a vector ``{tensor: part}``: ``[T]``."""
+        single = Rows()
+        for tensor, part in vector.items():
+            single.add(tensor, 0, part)
+        return self.products(single, tasks)[:, 0]
+
+    def only(self, tensors: Iterable[Tensor]) -> Rows:
+        """The blocks of some tensors; they are not copied."""
+        chosen = Rows()
+        chosen.blocks = {tensor: self.blocks[tensor] for tensor in tensors if tensor in self.blocks}
+        return chosen
 
     def jacobian(self, places: Sequence[int]) -> Tensor:
         """The rows at ``places``, written out: ``[len(places), D]``, in the order of ``blocks``."""
@@ -202,6 +234,43 @@ def feeding(features: Sequence[Tensor]) -> bool:
         if any(node in starts and node is not feature.grad_fn for node in nodes):
             return True
     return False
+
+
+def nearest_weights(feature: Tensor, among: Collection[Tensor] | None = None) -> list[Tensor]:
+    """The weights nearest to a feature in the graph that computed it: those of the last layer before it.
+
+    Norms and biases are no layer: a weight has two axes or more.
+
+    Args:
+        feature: A tensor inside a graph.
+        among: Only these count; None for all.
+    """
+    seen: set[torch.autograd.graph.Node] = set()
+    front = [] if feature.grad_fn is None else [feature.grad_fn]
+    while front:
+        found: dict[Tensor, None] = {}
+        further: dict[torch.autograd.graph.Node, None] = {}
+        for node in front:
+            variable = node.variable if type(node).__name__ == "AccumulateGrad" else None  # type: ignore[attr-defined]
+            if variable is not None and variable.ndim >= 2 and (among is None or variable in among):
+                found[variable] = None
+            further |= dict.fromkeys(before for before, _ in node.next_functions if before is not None)
+        if found:
+            return list(found)
+        seen.update(front)
+        front = [node for node in further if node not in seen]
+    return []
+
+
+def sharded(parameters: Iterable[Tensor], outputs: Iterable[Tensor]) -> bool:
+    """Whether FSDP shards a parameter, or acts in the graph of an output."""
+    if any(isinstance(parameter, DTensor) or hasattr(parameter, "_sharded_size") for parameter in parameters):
+        return True
+    return any("PostBackward" in type(node).__name__ for node in _nodes(outputs)) if _distributed() else False
+
+
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def widest(device: torch.device) -> torch.dtype:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Unpack
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from plait.balancing.base import Balancer, Heads, Needs, Observation, Scope
-from plait.balancing.solvers import min_norm_weights
+from plait.balancing.base import Balancer, Common, Needs, Observation
+from plait.balancing.solvers import min_norm_weights, solved
 from plait.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from plait.tasks.base import Task
 
 Normalisation = Literal["none", "l2", "loss", "loss+"]
 
@@ -26,7 +21,7 @@ def mgda_weights(gramian: Tensor) -> Tensor:
     positive. It is unique; the weights are unique if the gradients are independent. It is zero if and only
     if the point is Pareto stationary (for instance where two gradients are opposite), and then so is the
     step. A row that is exactly zero would make it zero as well; such a task has nothing to say about the
-    direction, so it is left out with weight 0 and the others go on. If all are zero, weights are equal.
+    direction, so it is left out with weight 0 and the others go on.
 
     >>> mgda_weights(torch.tensor([[4.0, 0.0], [0.0, 1.0]]))
     tensor([0.2000, 0.8000])
@@ -43,15 +38,7 @@ def mgda_weights(gramian: Tensor) -> Tensor:
         Multi-Objective Optimization, NeurIPS 2018, eq. 3. Their code walks towards the solution with at most
         250 Frank-Wolfe steps; this is the solution.
     """
-    inner = gramian.detach().to("cpu", torch.float64).numpy()
-    if not np.isfinite(inner).all():
-        return torch.full_like(gramian[0], torch.nan)
-    heard = np.diagonal(inner) > 0
-    weights = np.full(len(inner), 1 / len(inner))
-    if heard.any():
-        weights[:] = 0.0
-        weights[heard] = min_norm_weights(inner[np.ix_(heard, heard)])
-    return torch.from_numpy(weights).to(gramian)
+    return solved(gramian, min_norm_weights)
 
 
 class MGDA(Balancer):
@@ -60,14 +47,11 @@ class MGDA(Balancer):
     A convex combination: equal gradients g give g, not T g. At ``scope="features"`` it is MGDA-UB.
 
     Args:
-        tasks: The tasks or their names in declared order.
-        scope: Where gradients are compared; see :class:`~plait.balancing.Balancer`.
-        heads: What parameters outside the scope get. The default ``"own"`` keeps a task's head learning
-            while its weight is zero; ``"weighted"`` is what the official code does.
         normalisation: Gradients are divided by their length (``"l2"``), by their loss (``"loss"``) or by
             both (``"loss+"``) to find the weights, which are then applied to the gradients as they are.
             That is the official code's meaning; after it the combination may increase a loss. Lengths and
             losses of zero leave the task out.
+        common: See :class:`~plait.balancing.Balancer`. The official code has ``heads="weighted"``.
 
     Source:
         Sener and Koltun, Multi-Task Learning as Multi-Objective Optimization, NeurIPS 2018, algorithm 2 and
@@ -75,16 +59,10 @@ class MGDA(Balancer):
     """
 
     needs = Needs(quantity="gramian")
+    natural = "mean"
 
-    def __init__(
-        self,
-        *,
-        tasks: Sequence[str | Task] | None = None,
-        scope: Scope = "parameters",
-        heads: Heads = "own",
-        normalisation: Normalisation = "none",
-    ) -> None:
-        super().__init__(tasks=tasks, scope=scope, heads=heads)
+    def __init__(self, *, normalisation: Normalisation = "none", **common: Unpack[Common]) -> None:
+        super().__init__(**common)
         if normalisation not in ("none", "l2", "loss", "loss+"):
             raise ConfigurationError(f"normalisation is none, l2, loss or loss+, got {normalisation!r}")
         self.normalisation = normalisation
@@ -102,9 +80,5 @@ class MGDA(Balancer):
             return torch.ones_like(lengths)
         if self.normalisation == "l2":
             return lengths
-        if seen.losses is None:
-            raise ConfigurationError(
-                f"normalisation {self.normalisation!r} divides by the losses: pass direction(J, losses)"
-            )
-        losses = seen.losses.to(gramian)
+        losses = self.losses_of(seen).to(gramian)
         return losses if self.normalisation == "loss" else losses * lengths

@@ -40,6 +40,53 @@ class Pass:
         inputs = self._everything()
         self._add(inputs, gradients_of(losses, inputs, at, keep=False))
 
+    def backward_apart(self, weights: Tensor) -> None:
+        """Adds the weighted sum's gradient to the parameters of the scope, the plain sum's to the others."""
+        if not self.terms:
+            return
+        losses = [loss for _, loss in self.terms]
+        inside = list(self.scope)
+        outside = [tensor for tensor in self._everything() if tensor not in self.scope]
+        plain = [self._seed(loss) for loss in losses]
+        weighted = [
+            self._seed(loss, weights[place] if place != PENALTY else 1.0) for place, loss in self.terms
+        ]
+        self._add(outside, gradients_of(losses, outside, plain, keep=bool(inside)))
+        self._add(inside, gradients_of(losses, inside, weighted, keep=False))
+
+    def backward_through(self, cut: Cut, weights: Tensor, *, own: bool, scoped: bool) -> None:
+        """Adds the gradient of the weighted sum through a cut; heads get it as well, or their ``own``.
+
+        With ``scoped``, so does what lies behind the cut and is not shared.
+        """
+        by_place = {
+            place: weights[place] if place != PENALTY else weights.new_ones(()) for place, _ in self.terms
+        }
+        if own:
+            rows = self.rows_at(cut, None)
+            at = rows.combine(by_place)
+            plain = rows.combine(dict.fromkeys(by_place, weights.new_ones(()))) if scoped else at
+        else:
+            outside = self._before(cut)
+            inputs = [*cut.leaves, *outside]
+            losses = [loss for _, loss in self.terms]
+            seeds = [self._seed(loss, by_place[place]) for place, loss in self.terms]
+            gradients = gradients_of(losses, inputs, seeds, keep=False) if losses else [None] * len(inputs)
+            count = len(cut.leaves)
+            at = {leaf: g for leaf, g in zip(cut.leaves, gradients[:count], strict=True) if g is not None}
+            self._add(outside, gradients[count:])
+            plain = at
+        behind = self._behind(cut)
+        inside = [p for p in behind if p in self.scope] if plain is not at else behind
+        rest = [p for p in behind if p not in self.scope] if plain is not at else []
+        self._add(inside, cut.back(at, inside, keep=bool(rest)))
+        self._add(rest, cut.back(plain, rest, keep=False) if rest else [])
+
+    def _before(self, cut: Cut) -> list[Tensor]:
+        """The parameters on this side of a cut."""
+        away = {*self._behind(cut), *cut.leaves}
+        return [tensor for tensor in self._everything() if tensor not in away]
+
     def rows_of_everything(self, rows: Rows) -> None:
         """Adds each task's gradient of every parameter to ``rows``."""
         inputs = self._everything()
@@ -60,12 +107,29 @@ class Pass:
             self._keep(shared, place, inside, gradients[: len(inside)])
             self._outside(heads, place, outside, gradients[len(inside) :])
 
+    def rows_over(self, tensors: Mapping[nn.Parameter, tuple[int, ...]], cut: Cut | None, rows: Rows) -> None:
+        """Adds each task's gradient of some tensors, ``{tensor: places of its users}``, and no other."""
+        at = None if cut is None else self._at_leaves(cut)
+        for number, (place, loss) in enumerate(self.terms, start=1):
+            inputs = [tensor for tensor, users in tensors.items() if place == PENALTY or place in users]
+            keep = number < len(self.terms)
+            if cut is None or at is None:
+                gradients = gradients_of([loss], inputs, [self._seed(loss)], keep=keep)
+            else:
+                gradients = cut.back(at[place], inputs, keep=keep)
+            self._keep(rows, place, inputs, gradients)
+
+    def _at_leaves(self, cut: Cut) -> dict[int, dict[Tensor, Tensor]]:
+        at: dict[int, dict[Tensor, Tensor]] = {}
+        for place, loss, keep in self._each():
+            gradients = gradients_of([loss], cut.leaves, [self._seed(loss)], keep=keep)
+            at[place] = {leaf: g for leaf, g in zip(cut.leaves, gradients, strict=True) if g is not None}
+        return at
+
     def rows_at(self, cut: Cut, heads: Rows | None) -> Rows:
         """Each task's (scaled) gradient at the leaves; those of the heads on the way, each head once."""
         rows = Rows()
-        behind = set(self._behind(cut))
-        leaves = set(cut.leaves)
-        outside = [p for p in self._everything() if p not in behind and p not in leaves]
+        outside = self._before(cut)
         for place, loss, keep in self._each():
             inputs = [*cut.leaves, *outside]
             gradients = gradients_of([loss], inputs, [self._seed(loss)], keep=keep)
@@ -75,6 +139,15 @@ class Pass:
                     rows.add(leaf, place, gradient)
             self._outside(heads, place, outside, gradients[count:])
         return rows
+
+    def carried(
+        self, cut: Cut, rows: Rows, tensors: Mapping[nn.Parameter, tuple[int, ...]], compared: Rows
+    ) -> None:
+        """Carries each task's row to some tensors only; the graph is kept for a backward through the rest."""
+        for place, _ in self.terms:
+            inputs = [tensor for tensor, users in tensors.items() if place == PENALTY or place in users]
+            at = {leaf: row[place] for leaf, row in rows.blocks.items() if place in row}
+            self._keep(compared, place, inputs, cut.back(at, inputs, keep=True))
 
     def rows_behind(
         self, cut: Cut, rows: Rows, shared: Rows, heads: Rows | None = None, *, scoped: bool = False

@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Array = NDArray[np.float64]
+
+
+def solved(gramian: Tensor, solve: Callable[[Array], Array]) -> Tensor:
+    """The weights of a rule that is a function of the Gramian, for the tasks that have a gradient at all.
+
+    A row that is exactly zero has nothing to say about the direction: it is left out with weight 0, and the
+    problem is that of the others. If all are zero, so are the weights.
+
+    Args:
+        gramian: Inner products of the gradients ``[T, T]``.
+        solve: Maps the Gramian of the rows that are not zero, float64, to their weights.
+
+    Returns:
+        Weights ``[T]`` of the type and device of ``gramian``; NaN if an inner product is not finite, so that
+        whoever guards the update sees it. Waits for the device.
+    """
+    inner = gramian.detach().to("cpu", torch.float64).numpy()
+    if not np.isfinite(inner).all():
+        return torch.full_like(gramian[0], torch.nan)
+    heard = np.diagonal(inner) > 0
+    weights = np.zeros(len(inner))
+    if heard.any():
+        weights[heard] = solve(inner[np.ix_(heard, heard)])
+    return torch.from_numpy(weights).to(gramian)
 
 
 def min_norm_weights(gramian: Array) -> Array:
