@@ -108,6 +108,7 @@ class BalancerReport:
         gramian: ``[T, T]``, zero for absent tasks; None if no gradients were taken.
         present: Whether each task took part.
         dropped: Whether each task was left out because its loss or gradient was not finite.
+        overflowed: Whether each task's gradient was not finite though its loss was, if gradients were taken.
         reduced: Parameters whose gradient is already summed over processes; the rest is this process's
             share (see :func:`plait.training.distributed.reduce_gradients`).
     """
@@ -117,6 +118,7 @@ class BalancerReport:
     gramian: Tensor | None
     present: tuple[bool, ...]
     dropped: tuple[bool, ...]
+    overflowed: tuple[bool, ...]
     reduced: tuple[nn.Parameter, ...]
 
 
@@ -290,6 +292,9 @@ class Balancer(nn.Module):
                 f"{list(shape)}: use one balancer for one set of tasks and parameters"
             )
         return found
+
+    def attach(self, model: nn.Module) -> None:
+        """Called once before training with the network, by loops of plait's; for rules with parts in it."""
 
     def reseed(self, seed: int) -> None:
         """Makes its random numbers those of a run's seed."""

@@ -81,7 +81,7 @@ class Rows:
         total = torch.zeros(tasks, tasks, dtype=widest(device), device=device)
         for place, against, row, opposite in blocks:
             for part, facing in zip(
-                row.reshape(-1).split(CHUNK), opposite.reshape(-1).split(CHUNK), strict=True
+                torch.split(row.reshape(-1), CHUNK), torch.split(opposite.reshape(-1), CHUNK), strict=True
             ):
                 total[place, against] += part.to(total.dtype) @ facing.to(total.dtype)
         return total
@@ -236,30 +236,33 @@ def feeding(features: Sequence[Tensor]) -> bool:
     return False
 
 
-def nearest_weights(feature: Tensor, among: Collection[Tensor] | None = None) -> list[Tensor]:
-    """The weights nearest to a feature in the graph that computed it: those of the last layer before it.
+def last_weight(feature: Tensor, among: Collection[Tensor] | None = None) -> Tensor | None:
+    """The weight of the last layer before a feature, in the graph that computed it; None if there is none.
 
-    Norms and biases are no layer: a weight has two axes or more.
+    Norms and biases are no layer: a weight has two axes or more. Of several that are equally near (those of a
+    residual sum), it is the one that was computed with last.
 
     Args:
         feature: A tensor inside a graph.
         among: Only these count; None for all.
     """
     seen: set[torch.autograd.graph.Node] = set()
-    front = [] if feature.grad_fn is None else [feature.grad_fn]
+    front = {} if feature.grad_fn is None else {feature.grad_fn: 0}
     while front:
-        found: dict[Tensor, None] = {}
-        further: dict[torch.autograd.graph.Node, None] = {}
-        for node in front:
+        found: dict[Tensor, int] = {}
+        further: dict[torch.autograd.graph.Node, int] = {}
+        for node, used in front.items():
             variable = node.variable if type(node).__name__ == "AccumulateGrad" else None  # type: ignore[attr-defined]
             if variable is not None and variable.ndim >= 2 and (among is None or variable in among):
-                found[variable] = None
-            further |= dict.fromkeys(before for before, _ in node.next_functions if before is not None)
+                found[variable] = used
+            for before, _ in node.next_functions:
+                if before is not None:
+                    further[before] = node._sequence_nr()
         if found:
-            return list(found)
+            return max(found, key=lambda weight: found[weight])
         seen.update(front)
-        front = [node for node in further if node not in seen]
-    return []
+        front = {node: used for node, used in further.items() if node not in seen}
+    return None
 
 
 def sharded(parameters: Iterable[Tensor], outputs: Iterable[Tensor]) -> bool:

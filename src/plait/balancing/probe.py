@@ -15,6 +15,25 @@ Evaluate = Callable[[], Iterable[Mapping[str, Tensor | None]]]
 """The losses ``{task: scalar}`` of each micro-batch of a batch, with the parameters as they are now."""
 
 
+class RandomState:
+    """The random numbers of the host and of a device, as they are now.
+
+    Args:
+        device: The device; the host's are always kept.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.host = torch.get_rng_state()
+        self.there = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+    def restore(self) -> None:
+        """Makes them go on from here again."""
+        torch.set_rng_state(self.host)
+        if self.there is not None:
+            torch.cuda.set_rng_state(self.there, self.device)
+
+
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """A forward pass that leaves no trace: running statistics and random numbers are then as before.
@@ -28,18 +47,16 @@ def untouched(model: nn.Module) -> Iterator[None]:
     [0.0, 0.0]
     """
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = {tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"}
-    host = torch.get_rng_state()
-    states = {device: torch.cuda.get_rng_state(device) for device in devices}
+    devices = {tensor.device for tensor in model.parameters()} or {torch.device("cpu")}
+    states = [RandomState(device) for device in devices]
     try:
         yield
     finally:
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
-        torch.set_rng_state(host)
-        for device, state in states.items():
-            torch.cuda.set_rng_state(state, device)
+        for state in states:
+            state.restore()
 
 
 class Probe:

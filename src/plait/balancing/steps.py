@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.balancing.base import Balancer, BalancerReport, Losses, Observation, Parameters, Present
-from plait.balancing.gradients import PENALTY, Cut, Rows, accumulate, nearest_weights, sharded, widest
+from plait.balancing.gradients import PENALTY, Cut, Rows, accumulate, last_weight, sharded, widest
 from plait.balancing.passes import Pass
 from plait.errors import ConfigurationError
 from plait.training.distributed import anywhere, broadcast_, reduce_sum, reduce_sums, world_size
@@ -57,6 +57,7 @@ class Step:
     direction: dict[Tensor, Tensor] | None = None
     reused: bool = False
     dropped: tuple[bool, ...] = ()
+    overflowed: tuple[bool, ...] = ()
 
     @property
     def places(self) -> tuple[int, ...]:
@@ -107,8 +108,16 @@ def take(balancer: Balancer, given: Inputs, *, last: bool) -> BalancerReport | N
         return None
     assert step.weights is not None
     finished(balancer, step, total)
-    dropped = step.dropped or (False,) * total
-    return BalancerReport(step.losses, step.weights, step.gramian, step.present, dropped, reduced)
+    nobody = (False,) * total
+    return BalancerReport(
+        step.losses,
+        step.weights,
+        step.gramian,
+        step.present,
+        step.dropped or nobody,
+        step.overflowed or nobody,
+        reduced,
+    )
 
 
 def take_sample(balancer: Balancer, number: int, given: Inputs) -> None:
@@ -301,6 +310,7 @@ def ask(
         assert seen.losses is not None
         if not bool(seen.gramian.isfinite().all() & seen.losses.isfinite().all()):
             step.weights[places] = torch.nan
+            step.overflowed = overflowed(step, step.gramian)
             return
     with unless_finite(balancer, seen.losses):
         factor = balancer.factor(seen)
@@ -380,6 +390,7 @@ def drop(step: Step, gramian: Tensor) -> None:
     # Rows may still be this process's share: what overflowed anywhere is dropped everywhere.
     bad = anywhere([present and not fine for present, fine in zip(step.present, good, strict=True)])
     step.dropped = tuple(bad)
+    step.overflowed = tuple(anywhere(overflowed(step, gramian)))
     step.present = tuple(present and not flag for present, flag in zip(step.present, bad, strict=True))
     zero = torch.zeros((), dtype=step.losses.dtype, device=step.losses.device)
     lost = torch.tensor(bad, device=step.losses.device)
@@ -387,6 +398,14 @@ def drop(step: Step, gramian: Tensor) -> None:
     if step.gramian is not None:
         either = lost[:, None] | lost
         step.gramian = torch.where(either, torch.zeros_like(step.gramian), step.gramian)
+
+
+def overflowed(step: Step, gramian: Tensor | None) -> tuple[bool, ...]:
+    """Whose gradient was not finite, though the loss was."""
+    if gramian is None:
+        return ()
+    bad = ~gramian.diagonal().isfinite().to(step.losses.device) & step.losses.isfinite()
+    return tuple(bool(flag) for flag in bad.tolist())
 
 
 def crossed(balancer: Balancer, step: Step) -> Tensor | None:
@@ -424,13 +443,8 @@ def compared_behind(
     elif balancer.scope == "last_layer":
         read = anywhere([leaf in rows.blocks for leaf in cut.leaves])
         known = set(step.scope) or None
-        nearest = [
-            weight
-            for feature, anyone in zip(cut.features, read, strict=True)
-            if anyone
-            for weight in nearest_weights(feature, known)
-        ]
-        found = among(nearest, step.scope, total)  # type: ignore[arg-type]
+        last = [last_weight(f, known) for f, anyone in zip(cut.features, read, strict=True) if anyone]
+        found = among([w for w in last if isinstance(w, nn.Parameter)], step.scope, total)
     else:
         found = {}
     if not found:

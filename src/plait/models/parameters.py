@@ -1,13 +1,21 @@
-"""What training asks about a network's parameters: how deep they lie, and how to freeze batch norm."""
+"""What training asks about a network's parameters: how deep they lie, the last that tasks share."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import torch
 from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from plait.balancing.gradients import Cut, gradients_of, last_weight
+from plait.balancing.probe import untouched
 from plait.errors import ConfigurationError
 from plait.models.backbones import Backbone
+
+if TYPE_CHECKING:
+    from plait.models.network import MultiTaskNetwork
 
 
 def backbone_depths(model: nn.Module) -> dict[str, int]:
@@ -69,3 +77,38 @@ def freeze_batch_norm(module: nn.Module) -> int:
         norm.eval()
         norm.requires_grad_(False)
     return len(norms)
+
+
+def last_shared_layer(model: MultiTaskNetwork) -> list[nn.Parameter]:
+    """The weight of the last layer that tasks share, before each feature map that a prediction is made from.
+
+    Norms and biases are no layer. Which maps these are depends on the head: a DeepLab head reads the last
+    level, so on a ResNet it is the last convolution of the last stage; HRNet, FPN and linear heads read every
+    level, so it is the last convolution of each stage, or into each branch of an HRNet; with a neck, of its
+    levels.
+    Found in the graph of a blank image, without a trace in the network.
+
+    Raises:
+        ConfigurationError: If tasks share no weight.
+    """
+    shared = {p for tasks, ps in model.encoder.shared_parameters().items() if len(tasks) > 1 for p in ps}
+    first = next(model.parameters())
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.enable_grad(), untouched(model):
+            cut = Cut(model.encoder(first.new_zeros(1, 3, 64, 64)))
+            made = model.decode(cut.structure, (64, 64))
+            maps = [m for level in (made.final, *made.intermediate) for m in level.values()]
+            read = gradients_of([torch.stack([m.sum() for m in maps]).sum()], cut.leaves, keep=False)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    levels = [feature for feature, gradient in zip(cut.features, read, strict=True) if gradient is not None]
+    found = dict.fromkeys(last_weight(level, shared) for level in levels)
+    if None in found:
+        raise ConfigurationError(
+            f"encoder {type(model.encoder).__name__} has no layer that tasks share: use balancer 'equal' or "
+            f"another encoder"
+        )
+    return [weight for weight in found if isinstance(weight, nn.Parameter)]

@@ -192,6 +192,19 @@ def restore(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None
         value.copy_(tensors[name])
 
 
+def load_state(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Gives a module its state back where it decides itself what fits, such as state sized at the first step.
+
+    Raises:
+        CheckpointError: If it does not fit.
+    """
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{what} is of another {type(module).__name__}: {reason}") from error
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimizer's tensors as ``{"<parameter's place>.<key>": tensor}``."""
     state = optimizer.state_dict()["state"]

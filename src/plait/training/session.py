@@ -26,7 +26,7 @@ from plait.training.optimizers import make_optimizer, set_learning_rate
 from plait.training.precision import LossScaler, autocast
 from plait.training.schedules import factor
 from plait.training.selection import Selection
-from plait.training.step import check_pair
+from plait.training.step import check_pair, compared_parameters
 from plait.training.tuning import Choices, Trial
 
 
@@ -52,8 +52,18 @@ class Session:
         self.model = model.to(memory_format=layout)
         self.layout = layout
         name, options = config.named(recipe.balancer)
+        training = recipe.training
         self.balancer = plait.balancing.create(name, tasks=model.tasks, **options).to(self.device)
-        check_pair(model, self.balancer, alternate_tasks=recipe.training.alternate_tasks)
+        check_pair(
+            model,
+            self.balancer,
+            alternate_tasks=training.alternate_tasks,
+            accumulate=training.accumulate,
+        )
+        self.balancer.attach(model)
+        self.balancer.reseed(training.seed)
+        self.balancer.drops = training.non_finite == "drop"
+        self.compared = compared_parameters(model, self.balancer)
         self.optimizer = make_optimizer(model, self.balancer, recipe.optimizer)
         self.scaler = LossScaler().to(self.device) if choices.precision == "fp16" else None
         ema = recipe.training.ema
@@ -69,6 +79,11 @@ class Session:
             # Dropout draws what it draws uncompiled, and faster than inductor's own generator on a processor.
             for part in (model.encoder, model.decoder):
                 part.compile(options={"fallback_random": True})
+
+    @property
+    def batches(self) -> int:
+        """Batches that a step sees: its own and those that the balancer wants beside it."""
+        return 1 + self.balancer.needs.extra_batches
 
     def begin_step(self) -> None:
         """Sets random numbers and learning rate of the next step."""
@@ -92,7 +107,7 @@ class Session:
 
     def end_step(self, samples: int) -> None:
         """Counts a step, moves the average, and tells the balancer when an epoch of so many samples ends."""
-        batch = self.recipe.training.batch_size
+        batch = self.recipe.training.batch_size * self.batches
         before, after = (step * batch // samples for step in (self.step, self.step + 1))
         if self.balancer.needs.epoch_end and after > before:
             self.balancer.end_epoch()
@@ -172,7 +187,7 @@ class Session:
                 value.copy_(weights[name])
             weights = checkpoint.under("weights", training)
         checkpoint.restore(self.model, weights, model_file)
-        checkpoint.restore(self.balancer, checkpoint.under("balancer", training), training_file)
+        checkpoint.load_state(self.balancer, checkpoint.under("balancer", training), training_file)
         if self.scaler is not None:
             checkpoint.restore(self.scaler, checkpoint.under("scaler", training), training_file)
         checkpoint.restore_optimizer(self.optimizer, checkpoint.under("optimizer", training), training_file)

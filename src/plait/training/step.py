@@ -6,16 +6,19 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 
 from plait.balancing.base import Balancer, BalancerReport
+from plait.balancing.probe import Probe, RandomState, untouched
 from plait.data.sample import Batch
 from plait.errors import ConfigurationError, NonFiniteLossError
 from plait.models.network import MultiTaskNetwork
+from plait.models.parameters import last_shared_layer
 from plait.tasks.base import Task
 from plait.tasks.objective import losses as task_losses
 from plait.training.distributed import anywhere, gathered, reduce_gradients, reduce_sum
@@ -37,7 +40,11 @@ class StepReport:
         gramian: Inner products of the tasks' gradients ``[T, T]``, if the balancer took them.
         grad_norm: Length of the whole gradient before clipping, a scalar; of several updates the largest.
         present: Whether each task had a known pixel, ``[T]`` on the host.
-        finite: Whether each task's loss (and gradient, if taken, except in float16) was finite, bool ``[T]``.
+        finite: Whether each task's loss (and gradient, if taken, except in float16) was finite, bool ``[T]``;
+            for rules on losses, its weight as well.
+        dropped: Whether each task was left out of the step because its loss or gradient was not finite.
+        overflowed: Whether each task's gradient was not finite though its loss was, where gradients of tasks
+            were taken; in float16 an overflow.
         updated: Whether the parameters were updated, bool scalar: not if the gradient was not finite; of
             several updates, whether all were made.
         scaled: Whether a loss scale was in use, so that an update left out now and then is no error.
@@ -50,6 +57,8 @@ class StepReport:
     grad_norm: Tensor
     present: tuple[bool, ...]
     finite: Tensor
+    dropped: tuple[bool, ...]
+    overflowed: tuple[bool, ...]
     updated: Tensor
     scaled: bool
     ids: tuple[str, ...]
@@ -65,6 +74,8 @@ def training_step(
     clip_norm: float | None = None,
     scaler: LossScaler | None = None,
     encode: Sequence[str] | None = None,
+    extra: Sequence[Sequence[Batch]] = (),
+    compared: Sequence[nn.Parameter] | None = None,
 ) -> StepReport:
     """Updates the parameters once.
 
@@ -83,6 +94,8 @@ def training_step(
         scaler: Keeps float16 gradients from underflowing.
         encode: The tasks whose features are computed, if labels of no other task are among the batches; None
             for all.
+        extra: The micro-batches of each independent batch that the balancer wants beside the step's own.
+        compared: Where the balancer compares gradients (see :func:`compared_parameters`), if that is known.
 
     Raises:
         ConfigurationError: If balancer and encoder cannot work together.
@@ -92,8 +105,12 @@ def training_step(
     counts = global_counts(model.tasks, batches)
     present = present_tasks(model.tasks, batches)
     images = int(reduce_sum(torch.tensor(sum(len(batch.images) for batch in batches))))
+    if compared is None:
+        compared = compared_parameters(model, balancer)
+    beginning = RandomState(device) if balancer.needs.closure else None
 
     with kept_graphs():
+        look_elsewhere(model, [batches, *extra], balancer, optimizer, compared, precision, scaler)
         for number, batch in enumerate(batches, start=1):
             with autocast(device, precision):
                 pyramids = model.encoder(batch.images, encode)
@@ -107,6 +124,7 @@ def training_step(
                 balanced = take(
                     losses,
                     parameters=model.encoder.shared_parameters(),
+                    compared=compared,
                     others=model.decoder.parameters(),
                     present=present,
                     penalty=mean_penalty(
@@ -123,9 +141,12 @@ def training_step(
     updated = finite.all() & grad_norm.isfinite()
     step_if(updated, optimizer)
     if scaler is not None:
-        scaler.update(grad_norm.isfinite() | ~finite.all())
-    if balancer.needs.closure:
-        balancer.after_update(lambda: losses_again(model, batches, counts, precision))
+        fits = grad_norm.isfinite() | ~finite.all()
+        scaler.update(fits & (not any(balanced.overflowed)))
+    if beginning is not None:
+        with untouched(model):
+            beginning.restore()
+            balancer.after_update(lambda: losses_again(model, batches, counts, precision))
     return StepReport(
         losses={task.name: loss for task, loss in zip(model.tasks, balanced.losses, strict=True)},
         weights=balanced.weights,
@@ -133,10 +154,89 @@ def training_step(
         grad_norm=grad_norm,
         present=balanced.present,
         finite=finite,
+        dropped=balanced.dropped,
+        overflowed=balanced.overflowed,
         updated=updated,
         scaled=scaler is not None,
         ids=tuple(name for batch in batches for name in batch.ids),
     )
+
+
+def look_elsewhere(
+    model: MultiTaskNetwork,
+    batches: Sequence[Sequence[Batch]],
+    balancer: Balancer,
+    optimizer: torch.optim.Optimizer,
+    compared: Sequence[nn.Parameter] | None,
+    precision: Precision,
+    scaler: LossScaler | None,
+) -> None:
+    """Lets the balancer see independent batches, or look ahead, before the step's own pass.
+
+    Running statistics and random numbers are as before; nothing is learned from the extra batches.
+
+    Args:
+        model: As for :func:`training_step`, and so are the others.
+        batches: The micro-batches of the step's own batch, then of each extra one.
+        balancer: What asks for it.
+        optimizer: What will make the step.
+        compared: Where gradients are compared.
+        precision: Of the forward passes.
+        scaler: The loss scale, if there is one.
+    """
+    if len(batches) - 1 < balancer.needs.extra_batches:
+        raise ConfigurationError(
+            f"{type(balancer).__name__} wants {balancer.needs.extra_batches} batches beside the step's own, "
+            f"got {len(batches) - 1}: pass extra=[...]"
+        )
+    scale = None if scaler is None else scaler.scale
+    if balancer.needs.look_ahead:
+        names = [task.name for task in model.tasks]
+        evaluations = [partial(known_losses, model, parts, precision) for parts in batches]
+        balancer.before_update(Probe(model, evaluations, names, optimizer, scale=scale or 1.0))
+    for number, parts in enumerate(batches[1 : 1 + balancer.needs.samples]):
+        present = present_tasks(model.tasks, parts)
+        counts = global_counts(model.tasks, parts)
+        device = parts[0].images.device
+        with untouched(model):
+            for batch in parts:
+                with autocast(device, precision):
+                    pyramids = model.encoder(batch.images)
+                with balancer.cut(pyramids) if model.encoder.has_cut else nullcontext(pyramids) as leaves:
+                    with autocast(device, precision):
+                        predictions = model.decode(leaves, batch.images.shape[-2:])
+                        losses = task_losses(model.tasks, predictions, batch.targets, counts)
+                    balancer.sample(
+                        number,
+                        losses,
+                        parameters=model.encoder.shared_parameters(),
+                        compared=compared,
+                        present=present,
+                        scale=scale,
+                    )
+
+
+def known_losses(
+    model: MultiTaskNetwork, batches: Sequence[Batch], precision: Precision
+) -> Iterator[dict[str, Tensor]]:
+    """The losses of each micro-batch, of the tasks that have a label somewhere in the global batch."""
+    counts = global_counts(model.tasks, batches)
+    present = present_tasks(model.tasks, batches)
+    for batch in batches:
+        with autocast(batch.images.device, precision):
+            losses = task_losses(model.tasks, model(batch.images), batch.targets, counts)
+        yield {task: loss for task, loss in losses.items() if present[task]}
+
+
+def compared_parameters(model: MultiTaskNetwork, balancer: Balancer) -> list[nn.Parameter] | None:
+    """The parameters over which a balancer compares gradients, if that is a part of what tasks share.
+
+    Raises:
+        ConfigurationError: If the network has no module that the balancer's scope names.
+    """
+    if balancer.scope == "last_layer":
+        return last_shared_layer(model)
+    return balancer.compared_in(model)
 
 
 def alternating_step(
@@ -201,10 +301,17 @@ def alternating_step(
         grad_norm=torch.stack([report.grad_norm for report in updates]).amax(),
         present=tuple(present.values()),
         finite=torch.stack([finite.get(task, torch.ones_like(updates[0].updated)) for task in present]),
+        dropped=any_of([report.dropped for report in updates]),
+        overflowed=any_of([report.overflowed for report in updates]),
         updated=torch.stack([report.updated for report in updates]).all(),
         scaled=scaler is not None,
         ids=updates[0].ids,
     )
+
+
+def any_of(flags: Sequence[Sequence[bool]]) -> tuple[bool, ...]:
+    """Whether each flag is set in any of several lists of them."""
+    return tuple(any(column) for column in zip(*flags, strict=True))
 
 
 def labelled_for(task: str, batch: Batch) -> Batch:
@@ -212,18 +319,21 @@ def labelled_for(task: str, batch: Batch) -> Batch:
     return replace(batch, targets={name: t for name, t in batch.targets.items() if name == task})
 
 
-def check_pair(model: MultiTaskNetwork, balancer: Balancer, *, alternate_tasks: bool = False) -> None:
+def check_pair(
+    model: MultiTaskNetwork, balancer: Balancer, *, alternate_tasks: bool = False, accumulate: int = 1
+) -> None:
     """Refuses, in one sentence, a balancer that cannot work with a network.
 
     Args:
         model: The network.
         balancer: The balancer.
         alternate_tasks: Whether each task has an update of its own (:func:`alternating_step`).
+        accumulate: In how many parts a batch is computed.
 
     Raises:
-        ConfigurationError: If it was made for other tasks, wants features where the encoder has no cut, wants
-            shared parameters where there are none, wants batches beside the step's own, or compares losses or
-            gradients where each task has an update of its own.
+        ConfigurationError: If it was made for other tasks, wants features where the encoder has no cut (or
+            all of them at once where a batch comes in parts), wants shared parameters where there are none,
+            or compares losses or gradients where each task has an update of its own.
     """
     rule, encoder = type(balancer).__name__, type(model.encoder).__name__
     names = tuple(task.name for task in model.tasks)
@@ -232,7 +342,8 @@ def check_pair(model: MultiTaskNetwork, balancer: Balancer, *, alternate_tasks: 
             f"the balancer was made for {', '.join(balancer.tasks or ('no tasks',))}, the network for "
             f"{', '.join(names)}: make both for the same tasks in the same order"
         )
-    if alternate_tasks and (balancer.needs.quantity != "nothing" or balancer.needs.closure):
+    looks = balancer.needs.closure or balancer.needs.extra_batches > 0
+    if alternate_tasks and (balancer.needs.quantity != "nothing" or looks):
         raise ConfigurationError(
             f"{rule} weighs the tasks of one update against each other, but training.alternate_tasks gives "
             f"each task an update of its own: use balancer 'equal' or 'fixed', or leave out alternate_tasks"
@@ -243,15 +354,15 @@ def check_pair(model: MultiTaskNetwork, balancer: Balancer, *, alternate_tasks: 
             f"because tasks exchange features all the way: use scope 'parameters'"
         )
     shares = any(len(tasks) > 1 for tasks in model.encoder.shared_parameters())
-    if balancer.scope == "parameters" and not shares and len(names) > 1:
+    if balancer.scope not in (None, "features") and not shares and len(names) > 1:
         raise ConfigurationError(
             f"{rule} compares gradients of shared parameters, but encoder {encoder} shares none: "
             f"use balancer 'equal' or another encoder"
         )
-    if balancer.needs.extra_batches:
+    if balancer.needs.quantity == "jacobian" and balancer.scope == "features" and accumulate > 1:
         raise ConfigurationError(
-            f"{rule} wants {balancer.needs.extra_batches} batches beside the step's own, which this training "
-            f"loop does not draw"
+            f"{rule} at features looks at each feature of the batch, so a batch cannot come in "
+            f"{accumulate} parts: use scope 'parameters', or training.accumulate 1"
         )
 
 
@@ -308,11 +419,20 @@ def kept_graphs() -> Iterator[None]:
 
 
 def finite_tasks(balanced: BalancerReport, *, gradients: bool = True) -> Tensor:
-    """Whether each task's loss, and its gradient if one was taken, was finite: bool ``[T]``."""
+    """Whether each task's loss, and its gradient if taken (else its weight), was finite: bool ``[T]``."""
     finite = balanced.losses.isfinite()
-    if balanced.gramian is None or not gradients:
+    if balanced.gramian is None:
+        return finite & balanced.weights.isfinite()
+    if not gradients:
         return finite
     return finite & balanced.gramian.diagonal().isfinite()
+
+
+def culprit(report: StepReport, tasks: Sequence[str]) -> str:
+    """What of the tasks was not finite: a rule with a logarithm has no finite weight for a negative loss."""
+    if report.gramian is None and all(bool(report.losses[task].isfinite()) for task in tasks):
+        return "weight (its loss was finite; a rule with a logarithm needs positive losses)"
+    return "loss or gradient"
 
 
 def step_if(apply: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -387,7 +507,8 @@ class NonFiniteWatch:
 
     Args:
         tasks: Names of the tasks in declared order.
-        policy: ``"stop"`` raises; ``"skip"`` logs a warning and goes on with the next step.
+        policy: ``"stop"`` raises; ``"skip"`` logs a warning and goes on with the next step, and so does
+            ``"drop"`` where the balancer has not left out the task at fault already.
         every: Flags are read each so many steps.
 
     Raises:
@@ -395,10 +516,10 @@ class NonFiniteWatch:
     """
 
     def __init__(
-        self, tasks: Sequence[str], *, policy: Literal["stop", "skip"] = "stop", every: int = 50
+        self, tasks: Sequence[str], *, policy: Literal["stop", "skip", "drop"] = "stop", every: int = 50
     ) -> None:
-        if policy not in ("stop", "skip"):
-            raise ConfigurationError(f"a non-finite loss can 'stop' or 'skip', got {policy!r}")
+        if policy not in ("stop", "skip", "drop"):
+            raise ConfigurationError(f"a non-finite loss can 'stop', 'skip' or 'drop', got {policy!r}")
         self.tasks = tuple(tasks)
         self.policy = policy
         self.every = every
@@ -428,10 +549,11 @@ class NonFiniteWatch:
         flags: list[list[bool]] = torch.stack([finite for _, finite, _ in seen]).tolist()
         for (step, _, report), (*finite, updated) in zip(seen, flags, strict=True):
             self.skipped += not updated
+            self._tell_of_tasks(step, report)
             bad = [task for task, good in zip(self.tasks, finite, strict=True) if not good]
             if updated or (report.scaled and not bad):
                 continue
-            what = f"the loss or gradient of {', '.join(bad)}" if bad else "the gradient of the sum"
+            what = f"the {culprit(report, bad)} of {', '.join(bad)}" if bad else "the gradient of the sum"
             sentence = f"{what} was not finite at step {step} (images {', '.join(gathered(report.ids))})"
             if self.policy == "stop":
                 raise NonFiniteLossError(
@@ -439,3 +561,20 @@ class NonFiniteWatch:
                     f"the update was not applied"
                 )
             logger.warning("%s; the update was skipped", sentence)
+
+    def _tell_of_tasks(self, step: int, report: StepReport) -> None:
+        """Names the tasks that were left out, and those whose gradient overflowed in float16."""
+        images = ", ".join(gathered(report.ids)) if any(report.dropped) else ""
+        if left := [task for task, out in zip(self.tasks, report.dropped, strict=True) if out]:
+            logger.warning(
+                "the loss or gradient of %s was not finite at step %d (images %s); the others go on",
+                ", ".join(left), step, images,
+            )  # fmt: skip
+        over = [
+            task for task, too in zip(self.tasks, report.overflowed, strict=True) if too and report.scaled
+        ]
+        if over and not left:
+            logger.info(
+                "the gradient of %s overflowed in float16 at step %d; the update was left out and the loss "
+                "scale halved", ", ".join(over), step,
+            )  # fmt: skip
