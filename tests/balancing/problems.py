@@ -6,6 +6,7 @@ from itertools import chain, combinations
 import numpy as np
 import torch
 from hypothesis import strategies as st
+from scipy.optimize import nnls
 from torch import Tensor
 
 KINDS = ("plain", "scaled", "conflicting", "correlated", "deficient", "duplicate", "opposite", "zero row")
@@ -38,6 +39,31 @@ def jacobian(kind: str, tasks: int, seed: int, size: int = 12) -> Tensor:
 
 
 problems = st.builds(jacobian, st.sampled_from(KINDS), st.integers(2, 10), st.integers(0, 2**32))
+
+
+agreeable = problems.filter(lambda rows: shortest_of_unit_rows(rows) > 1e-4)
+"""Problems with a direction that helps every task, and not just barely."""
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """The rows that are not zero, at unit length."""
+    heard = rows[rows.norm(dim=1) > 0]
+    return heard / heard.norm(dim=1, keepdim=True)
+
+
+def shortest_of_unit_rows(rows: Tensor) -> float:
+    """The least norm of a convex combination of the unit rows, zero where no direction helps every task."""
+    units = unit_rows(rows).numpy()
+    # The distance of (0, 1) from the cone of the rows (u_i, 1).
+    _, distance = nnls(np.c_[units, np.ones(len(units))].T, np.r_[np.zeros(units.shape[1]), 1.0])
+    return float(distance / np.sqrt(max(1 - distance**2, 1e-300)))
+
+
+def projected_on_the_dual_cone(point: Tensor, rows: Tensor) -> Tensor:
+    """The nearest d with ``<g_i, d> >= 0`` for all i: by Moreau, what the cone of the rows does not reach."""
+    units = unit_rows(rows).numpy()
+    multipliers, _ = nnls(units.T, -point.numpy(), maxiter=1000)
+    return point + torch.from_numpy(multipliers @ units)
 
 
 def shortest_by_enumeration(rows: Tensor) -> Tensor:

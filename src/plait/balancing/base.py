@@ -85,6 +85,7 @@ class Observation:
         shapes: Of the tensors that the columns of ``jacobian`` are about, in order; at features the first
             axis is the batch.
         values: The features themselves ``[D]``, where gradients are taken at features.
+        tensors: What the columns of ``jacobian`` are about, in order: parameters, or the leaves of the cut.
     """
 
     places: tuple[int, ...]
@@ -95,6 +96,11 @@ class Observation:
     cross: Tensor | None = None
     shapes: tuple[tuple[int, ...], ...] = ()
     values: Tensor | None = None
+    tensors: tuple[Tensor, ...] = ()
+
+    def of(self, state: Tensor) -> Tensor:
+        """The entries ``[P]`` of a state ``[T]``; itself if every task is present, so that nothing waits."""
+        return state if len(self.places) == self.total else state[list(self.places)]
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,8 @@ class Balancer(nn.Module):
     A subclass declares ``needs`` and writes one method: :meth:`weights` (or :meth:`combine`, if its rule
     gives a direction). Its state lives in buffers, so that ``.to(device)`` and checkpoints work. Everything
     else (taking gradients, leaving out absent tasks, summing over processes and micro-batches) is done here.
+
+    With one declared task there is nothing to balance: its weight is 1, and no rule is asked.
 
     It works in anybody's loop:
 
@@ -245,6 +253,24 @@ class Balancer(nn.Module):
                 :func:`~plait.balancing.untouched`); zero for absent tasks.
         """
 
+    def at_cut(self, channels: Mapping[str, Sequence[int]]) -> nn.Module | None:
+        """What the rule puts between encoder and decoder, in training and ever after; None for most.
+
+        It becomes ``at_cut`` of the network (see :func:`plait.create_model`) and maps pyramids by task to
+        pyramids of the same shapes.
+
+        Args:
+            channels: Channels of each level of each task's pyramid.
+        """
+        return None
+
+    def attach(self, model: nn.Module) -> None:
+        """Called once with the network that will be trained, before its first step.
+
+        Raises:
+            ConfigurationError: If the rule cannot work with it.
+        """
+
     def see_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Called after each evaluation if ``needs.scores``, with ``{task: {measure: value}}``."""
 
@@ -279,6 +305,9 @@ class Balancer(nn.Module):
             ConfigurationError: If it is there with another shape: tasks or parameters have changed.
         """
         found: Tensor = getattr(self, name)
+        if found.numel() and like is not None and found.device != like.device:
+            found = found.to(like.device)
+            setattr(self, name, found)
         if found.numel() == 0:
             device = None if like is None else like.device
             found = torch.full(
@@ -292,9 +321,6 @@ class Balancer(nn.Module):
                 f"{list(shape)}: use one balancer for one set of tasks and parameters"
             )
         return found
-
-    def attach(self, model: nn.Module) -> None:
-        """Called once before training with the network, by loops of plait's; for rules with parts in it."""
 
     def reseed(self, seed: int) -> None:
         """Makes its random numbers those of a run's seed."""
@@ -376,6 +402,8 @@ class Balancer(nn.Module):
         """
         if self.needs.quantity == "losses" and losses is None:
             raise ConfigurationError(f"{type(self).__name__} weighs by the losses: pass direction(J, losses)")
+        if len(jacobian) == 1:
+            return jacobian[0].detach().clone()
         places = tuple(range(len(jacobian)))
         gramian = _gramian(jacobian) if self.needs.gradients else None
         seen = Observation(

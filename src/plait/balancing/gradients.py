@@ -99,6 +99,15 @@ class Rows:
         chosen.blocks = {tensor: self.blocks[tensor] for tensor in tensors if tensor in self.blocks}
         return chosen
 
+    def laid_out(self, tensors: Iterable[Tensor]) -> Rows:
+        """The blocks of these tensors in their order, empty where there are none; they are not copied.
+
+        What the columns of the Jacobian are about then depends neither on the step nor on the process.
+        """
+        ordered = Rows()
+        ordered.blocks = {tensor: self.blocks.get(tensor, {}) for tensor in tensors}
+        return ordered
+
     def jacobian(self, places: Sequence[int]) -> Tensor:
         """The rows at ``places``, written out: ``[len(places), D]``, in the order of ``blocks``."""
         columns = [

@@ -198,7 +198,7 @@ def backward_over_parameters(
         if place == PENALTY or step.present[place]
     ]
     add_over_processes(rows, blocks)
-    compared = rows.only(step.over) if step.over else rows
+    compared = rows.laid_out(step.over or step.scope)
     step.gramian = compared.gramian(total).to(step.losses.device)
     if balancer.drops:
         drop(step, step.gramian)
@@ -243,11 +243,12 @@ def backward_at_cut(
     if balancer.scope == "features":
         assert step.gramian is not None
         step.gramian = reduce_sum(step.gramian)
-        compared = rows
+        read = anywhere([leaf in rows.blocks for leaf in cut.leaves])
+        compared = rows.laid_out(leaf for leaf, anyone in zip(cut.leaves, read, strict=True) if anyone)
     else:
-        compared = step.compared
         blocks = [(p, place) for p, users in step.over.items() for place in users if step.present[place]]
-        add_over_processes(compared, blocks)
+        add_over_processes(step.compared, blocks)
+        compared = step.compared.laid_out(step.over)
         step.gramian = compared.gramian(total).to(step.losses.device)
     if balancer.drops:
         drop(step, step.gramian)
@@ -275,10 +276,10 @@ def seen_of(
     """What the rule is shown of a step whose rows are complete."""
     places, total = list(step.places), len(step.present)
     jacobian, values = None, None
-    shapes: tuple[tuple[int, ...], ...] = ()
+    tensors: tuple[Tensor, ...] = ()
     if rows is not None and balancer.needs.quantity == "jacobian" and places and rows.blocks:
         jacobian = rows.jacobian(places) / divisor
-        shapes = tuple(tuple(tensor.shape) for tensor in rows.blocks)
+        tensors = tuple(rows.blocks)
         if cut is not None and balancer.scope == "features":
             values = torch.cat([tensor.detach().reshape(-1) for tensor in rows.blocks])
     return Observation(
@@ -288,8 +289,9 @@ def seen_of(
         gramian=None if step.gramian is None else step.gramian[places][:, places],
         jacobian=jacobian,
         cross=crossed(balancer, step),
-        shapes=shapes,
+        shapes=tuple(tuple(tensor.shape) for tensor in tensors),
         values=values,
+        tensors=tensors,
     )
 
 
@@ -304,11 +306,15 @@ def ask(
     step.weights = torch.zeros_like(step.losses)
     if not step.places:
         return
+    if len(step.present) == 1:
+        step.weights[0] = 1.0
+        return
     places = list(step.places)
     if balancer.needs.gradients:
         assert seen.gramian is not None
         assert seen.losses is not None
-        if not bool(seen.gramian.isfinite().all() & seen.losses.isfinite().all()):
+        known = [seen.gramian, seen.losses, *([] if seen.cross is None else [seen.cross])]
+        if not all(bool(tensor.isfinite().all()) for tensor in known):
             step.weights[places] = torch.nan
             step.overflowed = overflowed(step, step.gramian)
             return
@@ -333,14 +339,19 @@ def ask(
 
 
 class unless_finite:  # noqa: N801 - reads as a statement
-    """Puts a rule's buffers back as they were if the losses of the step were not finite, without waiting."""
+    """Puts a rule's buffers back as they were if the losses of the step were not finite, without waiting.
+
+    A rule on gradients is not asked then in the first place: the host has read its Gramian.
+    """
 
     def __init__(self, balancer: Balancer, losses: Tensor | None) -> None:
         self.balancer = balancer
-        self.good = None if losses is None else losses.isfinite().all()
+        known = losses is None or balancer.needs.gradients
+        self.good = None if known or losses is None else losses.isfinite().all()
 
     def __enter__(self) -> None:
-        self.before = {name: b.clone() for name, b in self.balancer.named_buffers() if b.numel()}
+        kept = self.balancer.named_buffers() if self.good is not None else ()
+        self.before = {name: buffer.clone() for name, buffer in kept if buffer.numel()}
 
     def __exit__(self, *_: object) -> None:
         if self.good is None:
@@ -359,7 +370,7 @@ def reusable(balancer: Balancer, present: Sequence[bool], like: Tensor) -> Tenso
     kept, flags = balancer.kept_weights, balancer.kept_present
     if kept.numel() == 0 or flags.tolist() != [float(flag) for flag in present]:
         return None
-    return kept.to(like) if bool(kept.isfinite().all()) else None
+    return kept.to(like, copy=True) if bool(kept.isfinite().all()) else None
 
 
 def keep(balancer: Balancer, step: Step) -> None:
@@ -375,9 +386,12 @@ def finished(balancer: Balancer, step: Step, total: int) -> None:
     """Lets the rule observe the step."""
     balancer._samples = {}
     balancer.age += 1
-    if not step.places or (step.gramian is not None and bool(step.weights[list(step.places)].isnan().any())):  # type: ignore[index]
-        return
     places = list(step.places)
+    assert step.weights is not None
+    if not places or total == 1:
+        return
+    if balancer.needs.gradients and not bool(torch.cat([step.losses, step.weights]).isfinite().all()):
+        return
     gramian = None if step.gramian is None else step.gramian[places][:, places]
     seen = Observation(step.places, total, losses=step.losses[places], gramian=gramian)
     with unless_finite(balancer, seen.losses):
@@ -438,6 +452,8 @@ def compared_behind(
 ) -> dict[nn.Parameter, tuple[int, ...]]:
     """The parameters over which gradients are compared: as given, or the last layer before the features."""
     total = len(step.present)
+    if not any(anywhere([bool(rows.blocks)])):
+        return {}  # without any label in any process
     if given.compared is not None:
         found = among(given.compared, step.scope, total)
     elif balancer.scope == "last_layer":

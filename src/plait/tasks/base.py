@@ -6,7 +6,7 @@ import keyword
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
     from plait.data.labels import Label
+
+
+Likelihood = Literal["gaussian", "laplace", "classification"]
 
 
 def unchanged(activated: Tensor) -> Tensor:
@@ -102,6 +105,10 @@ class Task:
         error_legend: How to read the map of errors.
         flip: What a horizontal flip does to an activated map beside mirroring it (normals: x changes sign).
         weight: Fixed loss weight used by the ``fixed`` balancer.
+        likelihood: Whose negative logarithm the loss is, for uncertainty weighting: ``"gaussian"`` for
+            squared errors, ``"laplace"`` for absolute ones, ``"classification"`` for cross-entropies.
+        kpi: The measure that says how well the task is done already, in [0, 1], higher being better, for
+            dynamic task prioritisation; None if no measure does.
         auxiliary: Supervised only at intermediate predictions, and not reported.
         constant: From an iterable of labels ``[C, H, W]`` of the training split to the best constant
             decoded pixel, ``[C]``: the baseline of every table.
@@ -124,12 +131,25 @@ class Task:
     error_legend: Legend = Legend()
     flip: Callable[[Tensor], Tensor] = unchanged
     weight: float = 1.0
+    likelihood: Likelihood = "gaussian"
+    kpi: str | None = None
     auxiliary: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name)
         if not (math.isfinite(self.weight) and self.weight >= 0):
             raise ConfigurationError(f"the weight of task {self.name!r} must be 0 or more, got {self.weight}")
+        if self.likelihood not in get_args(Likelihood):
+            raise ConfigurationError(
+                f"the likelihood of task {self.name!r} must be one of {', '.join(get_args(Likelihood))}, "
+                f"got {self.likelihood!r}"
+            )
+        shares = [m.name for m in self.measures if m.unit == "%" and m.higher_is_better]
+        if self.kpi is not None and self.kpi not in shares:
+            raise ConfigurationError(
+                f"the kpi of task {self.name!r} must be a measure in % of which more is better "
+                f"({', '.join(shares) or 'it has none'}), got {self.kpi!r}"
+            )
 
     @property
     def headline(self) -> Measure:

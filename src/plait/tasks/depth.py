@@ -82,6 +82,7 @@ def depth(
     Args:
         name: The task's name.
         loss: Terms with weights: ``l1`` (metres), ``log_l1``, ``silog``, ``berhu``, ``sobel``.
+            The likelihood is ``"gaussian"`` for ``silog`` alone, a squared error, else ``"laplace"``.
         parametrisation: How the network's output becomes metres: ``linear`` as it is (the survey's),
             ``softplus`` or ``exp`` for positive depth. The terms compare metres in each case.
         protocol: What measures make of predictions that are not positive; see
@@ -102,13 +103,15 @@ def depth(
     if not far > 0:
         raise ConfigurationError(f"the far end of task {name!r}'s pictures must be above 0 m, got {far}")
     link = PARAMETRISATIONS[parametrisation]
+    terms = weighted_sum(loss, TERMS, link=link)
+    squared = all(isinstance(term, ScaleInvariantLog) for _, term in terms.terms)
     return Task(
         name=name,
         kind="depth",
         channels=1,
         label=label,
         label_type=Depth,
-        loss=weighted_sum(loss, TERMS, link=link),
+        loss=terms,
         activate=link,
         decide=unchanged,
         metric=partial(DepthErrors, protocol=protocol),
@@ -119,5 +122,7 @@ def depth(
         error_legend=pictures.error_bar(f"{far / 4:g} m"),
         constant=constant.mean_depth,
         weight=weight,
+        likelihood="gaussian" if squared else "laplace",
+        kpi="delta1",
         auxiliary=auxiliary,
     )

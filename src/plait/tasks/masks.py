@@ -57,6 +57,8 @@ def mask_task(
         error_legend=Legend(bar=pictures.ERROR_BAR, low="0", high="1"),
         constant=constant.base_rate,
         weight=weight,
+        likelihood="classification",
+        kpi=measures[0].name,
         auxiliary=auxiliary,
     )
 

@@ -37,7 +37,10 @@ def normals(
 
     Args:
         name: The task's name.
-        loss: Terms with weights: ``l1`` on the normalised prediction, ``cosine``.
+        loss: Terms with weights: ``l1`` on the normalised prediction, ``cosine``. Their likelihood is
+            ``"laplace"``: for ``l1`` by definition, and 1 - cosine is the exponent of the von Mises-Fisher
+            distribution on the sphere, which has the same form exp(-s) L + s as its concentration exp(-s)
+            grows.
         exact_median: See :class:`plait.metrics.NormalsErrors`.
         label: The data set's field.
         weight: Fixed loss weight.
@@ -64,6 +67,8 @@ def normals(
         constant=constant.mean_normal,
         flip=mirror,
         weight=weight,
+        likelihood="laplace",
+        kpi="within_11_25",
         auxiliary=auxiliary,
     )
 

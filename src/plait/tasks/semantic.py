@@ -79,6 +79,8 @@ def semantic(
         error_legend=pictures.CLASS_ERROR_LEGEND,
         constant=partial(constant.majority_class, classes=len(names), ignore=ignored),
         weight=weight,
+        likelihood="classification",
+        kpi="miou",
         auxiliary=auxiliary,
     )
 

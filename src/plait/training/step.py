@@ -428,6 +428,11 @@ def finite_tasks(balanced: BalancerReport, *, gradients: bool = True) -> Tensor:
     return finite & balanced.gramian.diagonal().isfinite()
 
 
+def negative(report: StepReport, tasks: Sequence[str]) -> list[str]:
+    """The tasks whose loss is below zero, of those without a finite weight."""
+    return [task for task in tasks if report.gramian is None and bool(report.losses[task] < 0)]
+
+
 def culprit(report: StepReport, tasks: Sequence[str]) -> str:
     """What of the tasks was not finite: a rule with a logarithm has no finite weight for a negative loss."""
     if report.gramian is None and all(bool(report.losses[task].isfinite()) for task in tasks):
@@ -553,6 +558,7 @@ class NonFiniteWatch:
             bad = [task for task, good in zip(self.tasks, finite, strict=True) if not good]
             if updated or (report.scaled and not bad):
                 continue
+            bad = negative(report, bad) or bad
             what = f"the {culprit(report, bad)} of {', '.join(bad)}" if bad else "the gradient of the sum"
             sentence = f"{what} was not finite at step {step} (images {', '.join(gathered(report.ids))})"
             if self.policy == "stop":
