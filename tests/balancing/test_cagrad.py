@@ -34,7 +34,7 @@ from plait.balancing.cagrad import CAGrad, cagrad_weights
 from plait.balancing.dualproj import dualproj_weights
 from plait.errors import ConfigurationError
 
-RADII = [0.0, 0.1, 0.4, 0.5, 0.9, 1.0, 3.0]
+RADII = [0.0, 1e-16, 1e-8, 0.1, 0.4, 0.5, 0.9, 1.0, 3.0]
 
 
 def assert_optimal(rows: Tensor, weights: Tensor, shares: Tensor, c: float) -> None:

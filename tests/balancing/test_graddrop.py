@@ -181,7 +181,8 @@ def test_at_features_a_single_draw_serves_all_processes() -> None:
 
     small = ((2, 2, 3, 3), (2, 5))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("plait.balancing.graddrop.reduce_sum", lambda _: signed_sums(gradients, values, shapes))
+        sums = signed_sums(gradients, values, shapes)
+        patch.setattr("plait.balancing.graddrop.reduce_sum", lambda _: torch.stack([sums, sums.abs()]))
         for first in (True, False):
             ours = graddrop_at_features(half(gradients, first), half(values, first), small, generator(1))
             torch.testing.assert_close(ours, half(whole, first))
@@ -191,6 +192,15 @@ def test_at_features_what_has_no_sign_is_kept() -> None:
     """Features that are zero in the whole batch, as behind a ReLU, say nothing about signs."""
     gradients, values, shapes = features(3)
     kept = graddrop_at_features(gradients, torch.zeros_like(values), shapes, generator())
+    torch.testing.assert_close(kept, gradients.sum(0))
+
+
+def test_a_sum_that_is_zero_but_for_rounding_has_no_sign() -> None:
+    """Whatever the order of the sum over the batch, which differs between processes."""
+    gradients = torch.tensor([[0.1, 0.2, -0.3], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    assert float(gradients[0].sum()) != 0
+    ones = torch.ones(3, dtype=torch.float64)
+    kept = graddrop_at_features(gradients, ones, ((3, 1),), generator(1))
     torch.testing.assert_close(kept, gradients.sum(0))
 
 

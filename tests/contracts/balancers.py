@@ -51,6 +51,11 @@ def dual(gramian: Tensor, _: Tensor) -> Tensor:
     return 0.5 - (mean.clamp(max=0) / gramian.diagonal())
 
 
+def evened(lengths: Tensor, _: Tensor) -> Tensor:
+    """Every gradient at their mean length."""
+    return lengths.mean() / lengths
+
+
 ones = constant(1, 1, 1)
 fixed = constant(1, 0.5, 1)
 LOSSES = Traits(losses=True)
@@ -101,7 +106,7 @@ BALANCERS: dict[str, tuple[str, dict[str, Any], Traits]] = {
     "imtl_g": ("imtl_g", {}, Traits(equal="mean", scale_free=True, pair=bisector)),
     "nash_mtl": ("nash_mtl", {}, Traits(degree=0, scale_free=True, conflict_free=True, pair=bargain)),
     "aligned_mtl": ("aligned_mtl", {}, Traits()),
-    "rotograd": ("rotograd", {}, Traits(degree=None, follows=True)),
+    "rotograd": ("rotograd", {}, Traits(equal="sum", scale_free=True, orthogonal=evened)),
     "upgrad": ("upgrad", {}, Traits(equal="mean", conflict_free=True, pair=lambda g, _: projected(g, _) / 2)),
     "upgrad, sum": ("upgrad", {"reduction": "sum"}, Traits(equal="sum", conflict_free=True)),
     "dualproj": ("dualproj", {}, Traits(equal="mean", conflict_free=True, pair=dual)),

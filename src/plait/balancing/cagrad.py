@@ -73,12 +73,12 @@ def _conflict_averse(gramian: Array, preference: Array, c: float) -> Array:
     while True:
         multipliers, slack = least_distance(cosines, level * asked - given)
         length = float(np.sqrt(np.maximum(multipliers @ cosines @ multipliers, 0)))
-        if stationary and level == 0 and length <= c * slack:
+        if not multipliers.any() or (stationary and level == 0 and length <= c * slack):
             step = multipliers / slack
             break
         # Newton's step towards |h| = c. Any multipliers give a bound on the level: this is that of these.
         bound = float((given @ multipliers + c * length) / (asked @ multipliers))
-        if abs(length / slack - c) <= rounding * c or (risen and bound >= level):
+        if abs(length - c * slack) <= rounding * c * slack or (risen and bound >= level):
             step = c * multipliers / length
             break
         level, risen = bound, risen or bound >= level
@@ -92,7 +92,7 @@ class CAGrad(Balancer):
 
     Args:
         c: Radius of the ball relative to the mean gradient, not negative; 0 is the mean gradient, from 1 on
-            every task gains. The authors take 0.4 for dense prediction.
+            no task gets worse. The authors take 0.4 for dense prediction.
         rescale: 0 leaves the optimum as it is; 1 divides it by ``1 + c^2``, as the authors do; 2 by
             ``1 + c``.
         preference: How much each task counts in the mean, by name or in declared order, not negative;

@@ -94,8 +94,12 @@ def graddrop_at_features(
         part.sign().view(shape[0], -1) for part, shape in zip(torch.split(values, sizes), shapes, strict=True)
     ]
     widened = torch.promote_types(jacobian.dtype, torch.float32)
-    sums = [(block * sign).sum(1, dtype=widened) for block, sign in zip(blocks, signs, strict=True)]
-    signed = reduce_sum(torch.cat(sums, dim=1))
+    turned = [block.to(widened) * sign for block, sign in zip(blocks, signs, strict=True)]
+    sums = [part.sum(1) for part in turned]
+    sizes_of_terms = [part.abs().sum(1) for part in turned]
+    signed, largest = reduce_sum(torch.stack([torch.cat(sums, dim=1), torch.cat(sizes_of_terms, dim=1)]))
+    # A sum that is zero but for rounding has no sign, however the batch is spread over processes.
+    signed = signed.where(signed.abs() > 64 * torch.finfo(widened).eps * largest, 0.0)
     masks = graddrop_masks(signed, uniform(signed, generator))
     kept = torch.split(masks, [total.shape[1] for total in sums], dim=1)
     return torch.cat(

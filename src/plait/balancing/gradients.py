@@ -130,7 +130,7 @@ class Rows:
             tensors = [tensor for tensor, row in self.blocks.items() if place in row]
             if not tensors:
                 continue
-            weighted = torch._foreach_mul([_at_least_float32(self.blocks[t][place]) for t in tensors], weight)
+            weighted = torch._foreach_mul([widened(self.blocks[t][place]) for t in tensors], weight)
             for tensor, gradient in zip(tensors, weighted, strict=True):
                 combined[tensor] = combined[tensor].add_(gradient) if tensor in combined else gradient
         return combined
@@ -301,5 +301,6 @@ def _nodes(outputs: Iterable[Tensor]) -> list[torch.autograd.graph.Node]:
     return list(seen)
 
 
-def _at_least_float32(tensor: Tensor) -> Tensor:
+def widened(tensor: Tensor) -> Tensor:
+    """A tensor in float32, if it is in half precision."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

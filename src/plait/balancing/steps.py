@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.balancing.base import Balancer, BalancerReport, Losses, Observation, Parameters, Present
-from plait.balancing.gradients import PENALTY, Cut, Rows, accumulate, last_weight, sharded, widest
+from plait.balancing.gradients import PENALTY, Cut, Rows, accumulate, last_weight, sharded, widened, widest
 from plait.balancing.passes import Pass
 from plait.errors import ConfigurationError
 from plait.training.distributed import anywhere, broadcast_, reduce_sum, reduce_sums, world_size
@@ -278,7 +278,7 @@ def seen_of(
     jacobian, values = None, None
     tensors: tuple[Tensor, ...] = ()
     if rows is not None and balancer.needs.quantity == "jacobian" and places and rows.blocks:
-        jacobian = rows.jacobian(places) / divisor
+        jacobian = widened(rows.jacobian(places)) / divisor
         tensors = tuple(rows.blocks)
         if cut is not None and balancer.scope == "features":
             values = torch.cat([tensor.detach().reshape(-1) for tensor in rows.blocks])

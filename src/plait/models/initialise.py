@@ -76,6 +76,9 @@ def initialise_from(
                     f"set model.backbone to the run's"
                 )
             restore(target, source.state_dict(), f"the backbone of {task.name!r} of {run.path}")
+            # A head that was trained behind rotated features is wrong without the rotation.
+            if network.at_cut is not None or trained.at_cut is not None:
+                continue
             if isinstance(network.decoder, Independent) and isinstance(trained.decoder, Independent):
                 copy_head(task.name, network.decoder, trained.decoder, run)
 

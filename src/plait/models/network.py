@@ -26,12 +26,21 @@ class MultiTaskNetwork(nn.Module):
         encoder: Made for the names of ``tasks``, in their order.
         decoder: Made for ``tasks`` and the encoder's pyramids.
         tasks: The tasks in declared order, auxiliary ones included.
+        at_cut: What acts between the two, in training and in every prediction: it maps pyramids by task to
+            pyramids of the same shapes. Every task then has features of its own, so the decoder must be made
+            with one group a task.
 
     Raises:
-        ConfigurationError: If the encoder was made for other tasks.
+        ConfigurationError: If the encoder was made for other tasks, or has no cut for what acts there.
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder, tasks: Sequence[Task]) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        tasks: Sequence[Task],
+        at_cut: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         names = tuple(task.name for task in tasks)
         if encoder.tasks != names:
@@ -39,9 +48,16 @@ class MultiTaskNetwork(nn.Module):
                 f"the encoder was made for {', '.join(encoder.tasks)}, expected {', '.join(names)}: "
                 f"make both for the same tasks in the same order"
             )
+        if at_cut is not None and not encoder.has_cut:
+            raise ConfigurationError(
+                f"{type(at_cut).__name__} act between encoder and decoder on features that tasks share, but "
+                f"encoder {type(encoder).__name__} hands on none: use encoder 'shared' or 'branched', or "
+                f"another balancer"
+            )
         self.encoder = encoder
         self.decoder = decoder
         self.tasks = tuple(tasks)
+        self.at_cut = at_cut
 
     @property
     def normalisation(self) -> Normalisation:
@@ -66,7 +82,8 @@ class MultiTaskNetwork(nn.Module):
 
     def decode(self, pyramids: Mapping[str, Sequence[Tensor]], size: Sequence[int]) -> Predictions:
         """Maps the encoder's pyramids to predictions at ``size``, with the penalties of both halves."""
-        made: Predictions = self.decoder(pyramids, size=size)
+        features = pyramids if self.at_cut is None else self.at_cut(pyramids)
+        made: Predictions = self.decoder(features, size=size)
         if own := self.encoder.penalties():
             made = made._replace(penalties={**own, **made.penalties})
         return made
@@ -92,6 +109,7 @@ def create_model(
     encoder_options: Mapping[str, Any] | None = None,
     decoder_options: Mapping[str, Any] | None = None,
     backbone_options: Mapping[str, Any] | None = None,
+    at_cut: Callable[[Mapping[str, Sequence[int]]], nn.Module | None] | None = None,
 ) -> MultiTaskNetwork:
     """A multi-task network by the names of its parts.
 
@@ -107,6 +125,8 @@ def create_model(
         encoder_options: The encoder's own keyword arguments.
         decoder_options: The decoder's own, for instance ``{"head": "fpn", "head_options": {"width": 32}}``.
         backbone_options: The backbone adapter's own, for instance ``{"output_stride": 16}``.
+        at_cut: Makes what acts between encoder and decoder (see :class:`MultiTaskNetwork`) from the channels
+            of each task's pyramid, or None: for instance ``balancer.at_cut``.
 
     Raises:
         ConfigurationError: If a name or an option is unknown, or the parts cannot work together; the
@@ -140,6 +160,7 @@ def create_model(
         made: Encoder = registry.build(
             "encoder", encoder, encoder_options or {}, make_backbone=make_backbone, tasks=names
         )
+        between = None if at_cut is None else at_cut(made.channels)
         head: Decoder = registry.build(
             "decoder",
             decoder,
@@ -147,11 +168,11 @@ def create_model(
             tasks=declared,
             channels=made.channels,
             strides=made.strides,
-            groups=made.groups,
+            groups=made.groups if between is None else {name: name for name in names},
             default_head=made.default_head,
         )
+        return MultiTaskNetwork(made, head, declared, between)
     except ConfigurationError as error:
         raise ConfigurationError(
             f"{error} (encoder {encoder!r} on {named!r}, decoder {decoder!r})"
         ) from error
-    return MultiTaskNetwork(made, head, declared)

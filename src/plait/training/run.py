@@ -185,6 +185,7 @@ def make_network(
         CheckpointError: If the weights of such a run are damaged or do not fit.
         WeightsUnavailableError: If the pretrained weights cannot be had.
     """
+    import plait.balancing
     from plait.models import Backbone, create_model
     from plait.models.initialise import initialise_from
     from plait.models.parameters import freeze_batch_norm
@@ -203,6 +204,7 @@ def make_network(
     backbone_options = dict(model.backbone_options)
     if model.gradient_checkpointing:
         backbone_options["gradient_checkpointing"] = True
+    balancer, balancer_options = config.named(recipe.balancer)
     network = create_model(
         backbone=model.backbone,
         encoder=encoder,
@@ -213,6 +215,7 @@ def make_network(
         encoder_options=encoder_options,
         decoder_options=decoder_options,
         backbone_options=backbone_options,
+        at_cut=plait.balancing.create(balancer, tasks=tasks, **balancer_options).at_cut,
     )
     if model.frozen_norm:
         for backbone in network.modules():

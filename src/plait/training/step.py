@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 
 from plait.balancing.base import Balancer, BalancerReport
+from plait.balancing.gradients import widest
 from plait.balancing.probe import Probe, RandomState, untouched
 from plait.data.sample import Batch
 from plait.errors import ConfigurationError, NonFiniteLossError
@@ -492,7 +493,7 @@ def losses_again(
     """
     device = batches[0].images.device
     buffers = [buffer.clone() for buffer in model.buffers()]
-    total = torch.zeros(len(model.tasks), device=device)
+    total = torch.zeros(len(model.tasks), device=device, dtype=widest(device))
     for batch in batches:
         with autocast(device, precision):
             predictions = model(batch.images)
