@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.balancing.problems import agreeable, jacobian
+from tests.balancing.problems import KINDS, agreeable, jacobian
 from tests.balancing.properties import (
     FACTORS,
     assert_direction,
@@ -21,6 +21,7 @@ from tests.balancing.properties import (
 from torch import Tensor
 from torchjd.aggregation import FairGradWeighting
 
+from plait.balancing import mgda_weights
 from plait.balancing.dualproj import dualproj_weights
 from plait.balancing.fairgrad import FairGrad, fairgrad_weights
 from plait.balancing.nash_mtl import nash_mtl_weights
@@ -60,6 +61,15 @@ def test_many_tasks(kind: str, tasks: int, alpha: float) -> None:
 def test_lengths_that_differ_by_a_hundred_million(rows: Tensor, alpha: float, exponent: float) -> None:
     rows = rows * torch.logspace(-exponent, exponent, len(rows), dtype=torch.float64)[:, None]
     assert_fair(rows, fairgrad_weights(gramian(rows), alpha=alpha), alpha)
+
+
+@pytest.mark.parametrize("alpha", [1e-9, 1e-3, 1e-2, 1e6])
+@pytest.mark.parametrize("kind", KINDS)
+def test_beyond_any_use_it_still_ends(kind: str, alpha: float) -> None:
+    """More tasks than dimensions too, where only the bound at a = 1 makes weights unique."""
+    for tasks in (3, 8, 20):
+        for seed in range(5):
+            assert fairgrad_weights(gramian(jacobian(kind, tasks, seed)), alpha=alpha).isfinite().all()
 
 
 @settings(max_examples=60, deadline=None)
@@ -127,8 +137,6 @@ def test_little_fairness_is_the_projected_sum(rows: Tensor) -> None:
 
 def test_much_fairness_is_the_largest_least_gain() -> None:
     """The direction of the largest least gain: that of the shortest convex combination (MGDA)."""
-    from plait.balancing import mgda_weights
-
     rows = jacobian("plain", 4, 3)
     shortest = mgda_weights(gramian(rows)) @ rows
     fair = fairgrad_weights(gramian(rows), alpha=1000.0) @ rows

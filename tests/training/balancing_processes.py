@@ -28,7 +28,7 @@ CASES = [(name, labels) for name in BALANCERS for labels in LABELS]
 IMAGES = 8
 
 
-def of_tiny_tasks(name: str) -> tuple[Balancer, MultiTaskNetwork]:
+def of_tiny_tasks(name: str, dtype: torch.dtype = torch.float64) -> tuple[Balancer, MultiTaskNetwork]:
     """The balancer of a line of the list, and the tiny network with whatever the balancer has in it."""
     short, options, _ = BALANCERS[name]
     options = dict(options)
@@ -37,7 +37,7 @@ def of_tiny_tasks(name: str) -> tuple[Balancer, MultiTaskNetwork]:
     if isinstance(options.get("scope"), list):
         options["scope"] = ["encoder.stem"]
     balancer = plait.balancing.create(short, tasks=tiny_tasks(), **options)
-    model = tiny_network()
+    model = tiny_network(dtype=dtype)
     install(balancer, model)
     return balancer, model
 

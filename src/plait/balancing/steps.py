@@ -588,7 +588,8 @@ def refuse_sharded(balancer: Balancer, graph: Pass) -> None:
     Raises:
         ConfigurationError: If there are any.
     """
-    if sharded(chain(graph.reach, graph.others or ()), [loss for _, loss in graph.terms]):
+    features = [] if balancer._cut is None else balancer._cut.features
+    if sharded(chain(graph.reach, graph.others or ()), [*(loss for _, loss in graph.terms), *features]):
         what = "leaves out tasks that overflow" if balancer.drops else "takes each task's gradient"
         raise ConfigurationError(
             f"{type(balancer).__name__} {what}, but FSDP holds a part of each parameter here: use a rule "
