@@ -40,7 +40,8 @@ def sharded_network(*, heads: bool = True) -> Network:
     from torch.distributed.fsdp import fully_shard
 
     model, mesh = Network(), init_device_mesh("cpu", (dist.get_world_size(),))
-    for part in (model.trunk, model) if heads else (model.trunk,):
+    parts = [model.trunk[0], model.trunk[2], model.trunk]
+    for part in [*parts, model] if heads else parts:
         fully_shard(part, mesh=mesh)
         part.set_force_sum_reduction_for_comms(True)  # losses are shares, so gradients are summed
         part.set_gradient_divide_factor(1.0)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from plait.errors import ConfigurationError
+
 PENALTY = -1
 """The place of what is added outside the balancer: a row with weight 1 that no rule sees."""
 CHUNK = 2**16
@@ -254,6 +256,9 @@ def last_weight(feature: Tensor, among: Collection[Tensor] | None = None) -> Ten
     Args:
         feature: A tensor inside a graph.
         among: Only these count; None for all.
+
+    Raises:
+        ConfigurationError: If the graph is compiled.
     """
     seen: set[torch.autograd.graph.Node] = set()
     front = {} if feature.grad_fn is None else {feature.grad_fn: 0}
@@ -261,6 +266,10 @@ def last_weight(feature: Tensor, among: Collection[Tensor] | None = None) -> Ten
         found: dict[Tensor, int] = {}
         further: dict[torch.autograd.graph.Node, int] = {}
         for node, used in front.items():
+            if type(node).__name__.startswith("CompiledFunction"):
+                raise ConfigurationError(
+                    "a compiled network does not say which layer is its last: pass compared=[its weights]"
+                )
             variable = node.variable if type(node).__name__ == "AccumulateGrad" else None  # type: ignore[attr-defined]
             if variable is not None and variable.ndim >= 2 and (among is None or variable in among):
                 found[variable] = used
@@ -278,11 +287,11 @@ def sharded(parameters: Iterable[Tensor], outputs: Iterable[Tensor]) -> bool:
     """Whether FSDP shards a parameter, or acts in the graph of an output."""
     if any(isinstance(parameter, DTensor) or hasattr(parameter, "_sharded_size") for parameter in parameters):
         return True
-    return any("PostBackward" in type(node).__name__ for node in _nodes(outputs)) if _distributed() else False
-
-
-def _distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False
+    # What FSDP gathers for a forward pass has no storage after it, and its modules act in the graph.
+    gathered = any(p.numel() > 0 and p.untyped_storage().size() == 0 for p in reached(outputs))
+    return gathered or any("PostBackward" in type(node).__name__ for node in _nodes(outputs))
 
 
 def widest(device: torch.device) -> torch.dtype:

@@ -96,7 +96,7 @@ def last_shared_layer(model: MultiTaskNetwork) -> list[nn.Parameter]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.enable_grad(), untouched(model):
+        with torch.enable_grad(), untouched(model), torch.compiler.set_stance("force_eager"):
             cut = Cut(model.encoder(first.new_zeros(1, 3, 64, 64)))
             made = model.decode(cut.structure, (64, 64))
             maps = [m for level in (made.final, *made.intermediate) for m in level.values()]
