@@ -64,6 +64,8 @@ def test_overrides_reach_every_level(tmp_path: Path) -> None:
         (["--training.steps", ""], "training.steps has no value"),
         (["--training.affinity_every", "0"], "training.affinity_every must be at least 1, got 0"),
         (["--training.affinity_every", "1001"], r"at most training.steps \(1000\), or nothing is measured"),
+        (["--training.diagnose_every", "0"], "training.diagnose_every must be at least 1, got 0"),
+        (["--training.diagnose_every", "1001"], r"at most training.steps \(1000\), or nothing is measured"),
         (["--training.steps"], "--training.steps needs a value"),
         (["--training.s", "3"], "unknown key"),
         (["steps", "3"], "expected '--key value'"),

@@ -224,6 +224,8 @@ class Training:
         alternate_tasks: An update for each task in turn from each batch, in place of one for all of them.
         affinity_every: Steps between measurements of how a step on one task changes the others' losses
             (TAG), which go into the log; None for none.
+        diagnose_every: Steps between measurements of each task's gradient, and of the update against them,
+            which go into the log for ``plait diagnose``; None for none.
         seed: Decides initial weights, order, augmentation and dropout.
         precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: bf16 where it pays on this machine and network.
         channels_last: ``true``, ``false``, or ``auto``: where it pays.
@@ -238,7 +240,8 @@ class Training:
         keep: ``last``, or ``best`` on the validation split.
         criterion: What ``best`` means: ``relative`` (mean relative gain of the headline measures over the
             first validation), ``loss``, or ``task.measure``.
-        non_finite: What a NaN or infinite loss does: ``stop`` the run or ``skip`` the update.
+        non_finite: What a NaN or infinite loss does: ``stop`` the run, ``skip`` the update, or ``drop`` its
+            task from the update (to know whose gradient overflowed, rules on losses then take each task's).
         trackers: ``tensorboard``, ``wandb``, ``trackio``, ``mlflow``; each needs its extra installed.
     """
 
@@ -247,6 +250,7 @@ class Training:
     accumulate: int = 1
     alternate_tasks: bool = False
     affinity_every: int | None = None
+    diagnose_every: int | None = None
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     channels_last: bool | Literal["auto"] = "auto"
@@ -260,7 +264,7 @@ class Training:
     validate_every: int | None = None
     keep: Literal["last", "best"] = "last"
     criterion: str = "relative"
-    non_finite: Literal["stop", "skip"] = "stop"
+    non_finite: Literal["stop", "skip", "drop"] = "stop"
     trackers: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -275,12 +279,13 @@ class Training:
         )
         if self.ema is not None:
             require(0 < self.ema < 1, "training.ema", "between 0 and 1", self.ema)
-        for name in ("validate_every", "affinity_every"):
+        for name in ("validate_every", "affinity_every", "diagnose_every"):
             every = getattr(self, name)
             require(every is None or every >= 1, f"training.{name}", "at least 1", every)
-        if self.affinity_every is not None:
+        for name in ("affinity_every", "diagnose_every"):
+            every = getattr(self, name)
             most = f"at most training.steps ({self.steps}), or nothing is measured"
-            require(self.affinity_every <= self.steps, "training.affinity_every", most, self.affinity_every)
+            require(every is None or every <= self.steps, f"training.{name}", most, every)
         if self.threads != "auto":
             require(self.threads >= 1, "training.threads", "at least 1", self.threads)
         if self.clip_norm is not None:

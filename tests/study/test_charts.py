@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plait.study.charts import TOP, learning_curves, nice_ticks, pieces, smoothed
+from plait.study.charts import TOP, heat_cell, learning_curves, log_axis, nice_ticks, pieces, smoothed
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -21,6 +21,39 @@ def test_ticks_enclose_the_range_and_are_few(low: float, span: float) -> None:
     assert ticks[-1] >= low + span - tolerance
     assert 2 <= len(ticks) <= 8
     assert ticks == sorted(set(ticks))
+
+
+@given(st.floats(1e-12, 1e9), st.floats(1, 1e12))
+def test_a_logarithmic_axis_encloses_the_range_and_has_few_round_ticks(low: float, factor: float) -> None:
+    start, end, ticks = log_axis(low, low * factor)
+    assert start <= low * (1 + 1e-9)
+    assert end >= low * factor * (1 - 1e-9)
+    assert start < end
+    assert 2 <= len(ticks) <= 6
+    assert start <= ticks[0] < ticks[-1] <= end
+    assert all(f"{tick:.0e}"[0] in "125" for tick in ticks)
+
+
+def test_a_logarithmic_chart_has_a_gap_where_nothing_is_positive() -> None:
+    curve = [(1.0, 0.1), (2.0, 0.0), (3.0, 10.0), (4.0, 100.0)]
+    svg = learning_curves({"a": curve}, title="t", quantity="q", styles={"a": 0}, logarithmic=True)
+    assert svg.count("<circle") == 1
+    (points,) = re.findall(r'points="([^"]+)"', svg)
+    heights = [float(point.split(",")[1]) for point in points.split()]
+    first = float(re.findall(r'cy="([^"]+)"', svg)[0])
+    assert first - heights[0] == pytest.approx(2 * (heights[0] - heights[1]), abs=0.2)
+
+
+def test_an_axis_can_be_given() -> None:
+    chart = {"a": [(1.0, 0.2), (2.0, 0.3)]}
+    svg = learning_curves(chart, title="t", quantity="q", styles={"a": 0}, span=(-1, 1))
+    assert re.findall(r'text-anchor="end">([-0-9.]+)</text>', svg) == ["-1", "-0.5", "0", "0.5", "1"]
+    assert svg.count('class="grid zero"') == 1
+
+
+def test_a_cell_without_a_number_has_no_colour() -> None:
+    assert heat_cell(math.nan, "-") == {"text": "−", "percent": 0, "classes": "plus"}
+    assert heat_cell(-2.0, "-2")["classes"] == "minus deep bright"
 
 
 @given(st.lists(st.floats(0, 100), max_size=120))

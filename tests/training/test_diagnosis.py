@@ -350,7 +350,8 @@ SCOPES = [
 @pytest.mark.parametrize(("name", "scope"), SCOPES)
 def test_the_weights_of_any_rule_are_found_in_its_update(name: str, scope: str | None) -> None:
     """Wherever it looks for them; at each stage too."""
-    _, found, report = step_and_numbers(name, **({} if scope is None else {"scope": scope}))
+    options: dict[str, Any] = {} if scope is None else {"scope": scope}
+    _, found, report = step_and_numbers(name, **options)
     own = dict(zip(TASKS, report.weights.tolist(), strict=True))
     assert found["whole"]["effective"] == pytest.approx(own, rel=1e-4, abs=1e-5)
     assert leaves(found["stages"]["stem"]["effective"]) == near(own, rel=1e-4, abs=1e-5)

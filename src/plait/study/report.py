@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import inspect
 import os
 import shlex
@@ -19,6 +18,7 @@ from markupsafe import Markup
 from plait import config
 from plait.errors import ConfigurationError
 from plait.registry import resolve
+from plait.study import pages
 from plait.study.charts import learning_curves
 from plait.study.comparison import Arm, Comparison, join
 from plait.study.cores import usable_cores
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from plait.models.network import MultiTaskNetwork
     from plait.tasks.base import Legend, Task
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
 SINGLE_TASK = "single-task"
 SHARING = ("model.encoder", "model.decoder", "balancer")
 """What may differ between a network and its single-task twins: the ways of sharing that are compared.
@@ -347,17 +346,13 @@ def render(
     out: Path,
 ) -> str:
     """The page."""
-    from jinja2 import Environment, StrictUndefined
-
     runs = [run for group in groups for run in group.runs]
     styles = {group.name: place for place, group in enumerate(groups)}
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(TEMPLATE.read_text(encoding="utf-8"))
     tasks = {task.name: task for run in runs for task in run.tasks}
     backbones = join(sorted({run.recipe.model.backbone for run in runs}))
     said = comparison.sentences()
-    return template.render(
+    return pages.render(
+        "report.html.j2",
         title=title,
         subtitle=f"{backbones} on {runs[0].recipe.data.name}: {join(list(comparison.tasks))}",
         sentences=said
@@ -388,7 +383,6 @@ def render(
             {"name": names, "text": config.dump(run.recipe)}
             for run, names in zip(runs, arm_names(runs).values(), strict=True)
         ],
-        version=importlib.metadata.version("plait"),
         again=shlex.join(
             ["plait", "report", *(os.path.relpath(run.path, out.parent) for run in runs), "--out", out.name]
         ),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from plait.models.network import MultiTaskNetwork
 from plait.registry import check_arguments
 from plait.training.affinity import check_shares, task_affinity
 from plait.training.checkpoint import explained_full_disk, find, write_atomically
+from plait.training.diagnosis import Measurement, users_of
 from plait.training.distributed import rank, world_size
 from plait.training.environment import environment
 from plait.training.evaluate import evaluate
@@ -30,10 +32,16 @@ from plait.training.processes import join
 from plait.training.run import ENVIRONMENT, RECIPE, SCORES, Run, load_run, make_network
 from plait.training.selection import split_loss
 from plait.training.session import Session, Stopwatch, make_trial
-from plait.training.step import NonFiniteWatch, alternating_step, training_step
+from plait.training.step import NonFiniteWatch, StepReport, alternating_step, training_step
 from plait.training.tuning import Choices, choose, threads
 
-MAY_CHANGE = ("training.workers", "training.trackers", "training.log_every", "evaluation.batch_size")
+MAY_CHANGE = (
+    "training.workers",
+    "training.trackers",
+    "training.log_every",
+    "training.diagnose_every",
+    "evaluation.batch_size",
+)
 """What may differ when a run goes on: nothing that decides its weights or scores."""
 
 
@@ -87,16 +95,23 @@ def fit(session: Session, run: Run, tell: Progress) -> None:
     training = run.recipe.training
     last, validates = run.path / "checkpoints" / "last", validation_interval(run.recipe)
     dataset = run.dataset(run.recipe.data.train_split)
-    batches = micro_batches(run, dataset, session.model.normalisation, session.step)
+    batches = micro_batches(run, dataset, session.model.normalisation, session.step, session.batches)
     watch = NonFiniteWatch([task.name for task in run.tasks], policy=training.non_finite)
-    make_step = alternating_step if training.alternate_tasks else training_step
+    make_step: Callable[..., StepReport] = (
+        alternating_step if training.alternate_tasks else partial(training_step, compared=session.compared)
+    )
     if training.affinity_every is not None:
         check_shares(session.model)
+    if training.diagnose_every is not None:
+        users_of(session.model)  # refuses a network that shares nothing
     journal = Journal(session, run, tell, writes=rank() == 0, validates=validates is not None)
 
     def due(*intervals: int | None) -> bool:
         ended = session.step == training.steps
         return any(every is not None and (ended or session.step % every == 0) for every in intervals)
+
+    def measures(every: int | None) -> bool:
+        return every is not None and (session.step + 1) % every == 0
 
     def look() -> None:
         if due(validates) and session.validated < session.step:
@@ -110,11 +125,21 @@ def fit(session: Session, run: Run, tell: Progress) -> None:
     while session.step < training.steps:
         with Stopwatch(session):
             with kept_on_error(session, last):
-                micro = [session.place(batch) for batch in islice(batches, training.accumulate)]
+                micro, *extra = (
+                    [session.place(batch) for batch in islice(batches, training.accumulate)]
+                    for _ in range(session.batches)
+                )
             session.begin_step()
-            affinity = None
-            if training.affinity_every is not None and (session.step + 1) % training.affinity_every == 0:
+            affinity = measurement = gradients = None
+            if measures(training.affinity_every):
                 affinity = task_affinity(session.model, micro, lr=session.lr)
+            if measures(training.diagnose_every):
+                measurement = Measurement.take(
+                    session.model,
+                    micro,
+                    precision=session.choices.precision,
+                    scale=None if session.scaler is None else session.scaler.scale,
+                )
             buffers = session.buffers()
             report = make_step(
                 session.model,
@@ -124,7 +149,13 @@ def fit(session: Session, run: Run, tell: Progress) -> None:
                 precision=session.choices.precision,
                 clip_norm=training.clip_norm,
                 scaler=session.scaler,
+                **({"extra": extra} if extra else {}),
             )
+            if measurement is not None:
+                gradients = measurement.after(
+                    report, clip_norm=training.clip_norm, one_update=not training.alternate_tasks
+                )
+                measurement = None
             session.keep_buffers(buffers, report.updated)
             session.end_step(len(dataset))
         watch.observe(session.step, report)
@@ -133,6 +164,8 @@ def fit(session: Session, run: Run, tell: Progress) -> None:
             journal.write()
         if affinity is not None:
             journal.line({"step": session.step, "affinity": affinity})
+        if gradients is not None:
+            journal.line({"step": session.step, "gradients": gradients})
         look()
         if due(training.checkpoint_every):
             watch.check()
@@ -140,10 +173,13 @@ def fit(session: Session, run: Run, tell: Progress) -> None:
     journal.close()
 
 
-def micro_batches(run: Run, dataset: DataSet, normalisation: Normalisation, step: int) -> Iterator[Batch]:
+def micro_batches(
+    run: Run, dataset: DataSet, normalisation: Normalisation, step: int, batches: int = 1
+) -> Iterator[Batch]:
     """The parts of each step's batch, from a step on.
 
-    A step's parts are consecutive batches of a part's size: together they hold the samples of one batch.
+    A step's parts are consecutive batches of a part's size: together they hold the samples of one batch. A
+    step that sees several ``batches`` has the parts of one after those of another.
     """
     training = run.recipe.training
     return train_batches(
@@ -153,7 +189,7 @@ def micro_batches(run: Run, dataset: DataSet, normalisation: Normalisation, step
         normalisation,
         batch_size=training.batch_size // training.accumulate,
         seed=training.seed,
-        start_step=step * training.accumulate,
+        start_step=step * training.accumulate * batches,
         workers=training.workers,
         rank=rank(),
         world_size=world_size(),

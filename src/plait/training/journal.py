@@ -6,8 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import combinations
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from plait.config import plain
@@ -39,18 +41,23 @@ class Journal:
         self.session = session
         self.run = run
         self.tell = tell
+        self.gradients = session.balancer.needs.gradients
         self.log: Log | None = None
         self.trackers: list[Any] = []
         if writes:
-            self.log = Log(run.path, columns(run.tasks, validates=validates), step=session.step)
+            named = columns(run.tasks, gradients=self.gradients, validates=validates)
+            self.log = Log(run.path, named, step=session.step)
             self.trackers = make_trackers(run.recipe.training.trackers, run.path, plain(run.recipe))
         self.sums: dict[str, Tensor] = {}
         self.steps: Counter[str] = Counter()
         self.written = session.step, session.seconds
 
     def add(self, report: StepReport) -> None:
-        """Takes note of a step; a task that was absent from it has no part in its means."""
-        values = {"grad_norm": report.grad_norm}
+        """Takes note of a step; a task that was absent from it has no part in its means.
+
+        Of the Gramian, where the balancer took one, it keeps the tasks' norms and the share of conflicts.
+        """
+        values = {"grad_norm": report.grad_norm, **seen_by_balancer(self.run.tasks, report)}
         for task, weight, present in zip(self.run.tasks, report.weights, report.present, strict=True):
             if present:
                 values |= {f"loss.{task.name}": report.losses[task.name], f"weight.{task.name}": weight}
@@ -68,7 +75,7 @@ class Journal:
         steps = session.step - step
         if steps == 0:
             return
-        measured = columns(self.run.tasks, validates=False)[len(ABOUT) :]
+        measured = columns(self.run.tasks, gradients=self.gradients, validates=False)[len(ABOUT) :]
         means = {n: float(self.sums[n]) / self.steps[n] if n in self.sums else math.nan for n in measured}
         row: dict[str, Any] = {
             "step": session.step,
@@ -97,12 +104,40 @@ class Journal:
             tracker.finish()
 
 
-def columns(tasks: Sequence[Task], *, validates: bool) -> list[str]:
-    """The columns of ``log.csv``."""
+def seen_by_balancer(tasks: Sequence[Task], report: StepReport) -> dict[str, Tensor]:
+    """Lengths of the tasks' gradients, and the share of conflicting pairs, where the balancer takes them.
+
+    They are what a Gramian says that was taken anyway: at features, or at some parameters, as its ``scope``
+    says. Nothing waits for the device.
+
+    Returns:
+        ``gradient_norm.TASK`` of each present task; and ``conflicts``, the part of the pairs of present tasks
+        whose gradients have a negative inner product, if there is a pair. Nothing without a Gramian.
+    """
+    if report.gramian is None:
+        return {}
+    here = [place for place, present in enumerate(report.present) if present]
+    norms = report.gramian.diagonal().clamp(min=0).sqrt()
+    found = {f"gradient_norm.{tasks[place].name}": norms[place] for place in here}
+    if len(here) > 1:
+        pairs = torch.stack([report.gramian[i, j] for i, j in combinations(here, 2)])
+        found["conflicts"] = (pairs < 0).to(pairs.dtype).mean()
+    return found
+
+
+def columns(tasks: Sequence[Task], *, gradients: bool, validates: bool) -> list[str]:
+    """The columns of ``log.csv``: with ``gradients`` also what :func:`seen_by_balancer` says."""
     by_task = [f"{kind}.{task.name}" for kind in ("loss", "weight") for task in tasks]
     scores = [f"validation.{t.name}.{m.name}" for t in tasks if not t.auxiliary for m in t.measures]
     losses = [f"validation_loss.{task.name}" for task in tasks]
-    return [*ABOUT, "grad_norm", *by_task, *(scores + losses if validates else [])]
+    norms = [*(f"gradient_norm.{task.name}" for task in tasks), *["conflicts"] * (len(tasks) > 1)]
+    return [
+        *ABOUT,
+        "grad_norm",
+        *by_task,
+        *(norms if gradients else []),
+        *(scores + losses if validates else []),
+    ]
 
 
 def nested(numbers: Mapping[str, float]) -> dict[str, Any]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,15 +12,10 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from plait.models.encoders.trees import Tree, part_names
-
-TEMPLATE = Path(__file__).with_name("page.html.j2")
+from plait.study import pages
+from plait.study.charts import heat_cell
 
 COLUMN, ROW, BOX, HEIGHT, TOP, LABELS = 112, 46, 76, 28, 30, 170
-
-DEEP = {"plus": 76, "minus": 84}
-"""Percent of a colour above which white text is easier to read on it than black, on a light page."""
-BRIGHT = {"plus": 55, "minus": 57}
-"""Percent above which black text is easier to read than white, on a dark page."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +43,15 @@ class HeatMap:
         beside = np.abs(self.values[~np.eye(len(self.tasks), dtype=bool)])
         strongest = self.strongest or float(beside.max(initial=0.0)) or 1.0
         return [
-            {"name": name, "cells": [self._cell(value, strongest) for value in row]}
+            {
+                "name": name,
+                "cells": [
+                    heat_cell(value, f"{value:.{self.digits}f}", weakest=self.weakest, strongest=strongest)
+                    for value in row
+                ],
+            }
             for name, row in zip(self.tasks, self.values.tolist(), strict=True)
         ]
-
-    def _cell(self, value: float, strongest: float) -> dict[str, Any]:
-        part = (abs(value) - self.weakest) / (strongest - self.weakest)
-        percent = round(100 * min(max(part, 0.0), 1.0))
-        sign = "minus" if value < 0 else "plus"
-        classes = [sign, *["deep"] * (percent > DEEP[sign]), *["bright"] * (percent > BRIGHT[sign])]
-        text = f"{value:.{self.digits}f}".replace("-", "−")
-        return {"text": text, "percent": percent, "classes": " ".join(classes)}
 
 
 def tree_svg(tree: Tree) -> str:
@@ -153,12 +144,8 @@ def render(
         caption: How to read it.
         recipe: The recipe that was written.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+    return pages.render(
+        "branching/page.html.j2",
         title=title,
         subtitle=subtitle,
         notes=notes,
@@ -169,5 +156,4 @@ def render(
         rows=rows,
         caption=caption,
         recipe=recipe,
-        version=importlib.metadata.version("plait"),
     )
