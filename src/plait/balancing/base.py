@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypedDict, Unpack
 
 import torch
@@ -97,6 +97,23 @@ class Observation:
     shapes: tuple[tuple[int, ...], ...] = ()
     values: Tensor | None = None
     tensors: tuple[Tensor, ...] = ()
+
+    def heard(self) -> Observation:
+        """The same for the tasks whose gradient is not exactly zero: the others have nothing to say."""
+        if self.gramian is None:
+            return self
+        loud = (self.gramian.diagonal() != 0).tolist()
+        if all(loud):
+            return self
+        rows = [row for row, flag in enumerate(loud) if flag]
+        return replace(
+            self,
+            places=tuple(self.places[row] for row in rows),
+            losses=None if self.losses is None else self.losses[rows],
+            gramian=self.gramian[rows][:, rows],
+            jacobian=None if self.jacobian is None else self.jacobian[rows],
+            cross=None if self.cross is None else self.cross[rows][:, rows],
+        )
 
     def of(self, state: Tensor) -> Tensor:
         """The entries ``[P]`` of a state ``[T]``; itself if every task is present, so that nothing waits."""
@@ -414,19 +431,21 @@ class Balancer(nn.Module):
             jacobian=jacobian.detach() if self.needs.quantity == "jacobian" else None,
             shapes=(tuple(jacobian.shape[1:]),) if self.needs.quantity == "jacobian" else (),
         )
+        seen = seen.heard()
+        if not seen.places:
+            return torch.zeros_like(jacobian[0])
         factor = self.factor(seen)
         if self.needs.direction:
-            return self.combine(jacobian.detach(), seen) * factor
-        return (self.weights(seen) * factor).detach().to(jacobian) @ jacobian
+            assert seen.jacobian is not None
+            return self.combine(seen.jacobian, seen) * factor
+        return (self.weights(seen) * factor).detach().to(jacobian) @ jacobian[list(seen.places)]
 
     def factor(self, seen: Observation) -> float:
         """What the rule's result is multiplied by to follow ``reduction``."""
         if self.reduction in (None, self.natural):
             return 1.0
         count = len(seen.places)
-        if seen.gramian is not None:
-            count = int((seen.gramian.diagonal() > 0).sum())
-        return float(count) if self.reduction == "sum" else 1 / max(count, 1)
+        return float(count) if self.reduction == "sum" else 1 / count
 
     def compared_in(self, model: nn.Module) -> list[nn.Parameter] | None:
         """The parameters of the modules that ``scope`` names; None if it names none.

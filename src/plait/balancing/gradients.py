@@ -13,7 +13,7 @@ from plait.errors import ConfigurationError
 
 PENALTY = -1
 """The place of what is added outside the balancer: a row with weight 1 that no rule sees."""
-CHUNK = 2**16
+CHUNK = 2**17
 """Columns of a Jacobian that are widened to float64 at a time, so that they stay in the cache."""
 
 
@@ -52,23 +52,19 @@ class Rows:
 
     def gramian(self, tasks: int) -> Tensor:
         """Inner products of the first ``tasks`` rows ``[T, T]``, in float64 (see :func:`widest`)."""
-        total: Tensor | None = None
+        alike: dict[tuple[int, ...], list[list[Tensor]]] = {}
         for row in self.blocks.values():
-            places = sorted(place for place in row if 0 <= place < tasks)
-            if not places:
-                continue
-            flat = [row[place].reshape(-1) for place in places]
-            block = flat[0].new_zeros(tasks, tasks, dtype=widest(flat[0].device))
-            for parts in zip(*(torch.split(vector, CHUNK) for vector in flat), strict=True):
-                columns = torch.stack(parts).to(block.dtype)
-                products = columns @ columns.T
-                if len(places) == tasks:
-                    block += products
-                else:
-                    at = torch.tensor(places, device=block.device)
-                    block[at[:, None], at] += products
-            total = block if total is None else total + block
-        return torch.zeros(tasks, tasks, dtype=torch.float64) if total is None else total
+            places = tuple(sorted(place for place in row if 0 <= place < tasks))
+            if places:
+                alike.setdefault(places, []).append([row[place].reshape(-1) for place in places])
+        total = torch.zeros(tasks, tasks, dtype=torch.float64)
+        for number, (places, blocks) in enumerate(alike.items()):
+            products = _products(blocks)
+            if number == 0:
+                total = products.new_zeros(tasks, tasks)
+            at = torch.tensor(places, device=total.device)
+            total[at[:, None], at] += products
+        return total
 
     def products(self, other: Rows, tasks: int) -> Tensor:
         """Inner products of these rows (first axis) with another Jacobian's, ``[T, T]``, in float64."""
@@ -130,11 +126,18 @@ class Rows:
         combined: dict[Tensor, Tensor] = {}
         for place, weight in weights.items():
             tensors = [tensor for tensor, row in self.blocks.items() if place in row]
-            if not tensors:
-                continue
-            weighted = torch._foreach_mul([widened(self.blocks[t][place]) for t in tensors], weight)
-            for tensor, gradient in zip(tensors, weighted, strict=True):
-                combined[tensor] = combined[tensor].add_(gradient) if tensor in combined else gradient
+            known = [tensor for tensor in tensors if tensor in combined]
+            if known:
+                sums = [combined[tensor] for tensor in known]
+                rows = [self.blocks[tensor][place] for tensor in known]
+                if weight.device.type == "cpu":
+                    torch._foreach_add_(sums, rows, alpha=float(weight))
+                else:  # without waiting for the weight
+                    torch._foreach_add_(sums, torch._foreach_mul(rows, weight))
+            fresh = [tensor for tensor in tensors if tensor not in combined]
+            if fresh:
+                rows = [widened(self.blocks[tensor][place]) for tensor in fresh]
+                combined |= zip(fresh, torch._foreach_mul(rows, weight), strict=True)
         return combined
 
 
@@ -237,6 +240,17 @@ def reached(outputs: Iterable[Tensor]) -> list[Tensor]:
     return list(found)
 
 
+def entangled(outputs: Sequence[Tensor]) -> list[bool]:
+    """Whether each output shares a part of its graph, leaves apart, with an output that comes after it."""
+    later: set[torch.autograd.graph.Node] = set()
+    found = []
+    for output in reversed(outputs):
+        nodes = {node for node in _nodes([output]) if type(node).__name__ != "AccumulateGrad"}
+        found.append(not nodes.isdisjoint(later))
+        later |= nodes
+    return found[::-1]
+
+
 def feeding(features: Sequence[Tensor]) -> bool:
     """Whether one of the features was computed from another: then their gradients are not partial ones."""
     starts = {feature.grad_fn for feature in features}
@@ -297,6 +311,33 @@ def sharded(parameters: Iterable[Tensor], outputs: Iterable[Tensor]) -> bool:
 def widest(device: torch.device) -> torch.dtype:
     """float64, but float32 on a device that has none."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _products(blocks: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Inner products ``[P, P]`` of P rows, given in blocks of P flat parts each."""
+    device = blocks[0][0].device
+    width = min(CHUNK if device.type == "cpu" else 8 * CHUNK, sum(block[0].numel() for block in blocks))
+    columns = torch.empty(len(blocks[0]), width, dtype=widest(device), device=device)
+    upper = torch.zeros(len(columns), len(columns), dtype=columns.dtype, device=device)
+    filled = 0
+    for block in blocks:
+        begun, size = 0, block[0].numel()
+        while begun < size:
+            count = min(size - begun, width - filled)
+            parts = [row[begun : begun + count] for row in block]
+            torch._foreach_copy_(columns[:, filled : filled + count].unbind(), parts)
+            begun, filled = begun + count, filled + count
+            if filled == width:
+                _add_products(upper, columns)
+                filled = 0
+    _add_products(upper, columns[:, :filled])
+    return upper.triu() + upper.triu(1).T
+
+
+def _add_products(upper: Tensor, columns: Tensor) -> None:
+    # Row by row is half the work of columns @ columns.T, and that shape is no library's strength.
+    for place, row in enumerate(columns):
+        upper[place, place:].addmv_(columns[place:], row)
 
 
 def _nodes(outputs: Iterable[Tensor]) -> list[torch.autograd.graph.Node]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from plait.balancing.gradients import PENALTY, Cut, Rows, accumulate, gradients_of, reached
+from plait.balancing.gradients import PENALTY, Cut, Rows, accumulate, entangled, gradients_of, reached
 
 
 class Pass:
@@ -130,7 +130,9 @@ class Pass:
         """Each task's (scaled) gradient at the leaves; those of the heads on the way, each head once."""
         rows = Rows()
         outside = self._before(cut)
-        for place, loss, keep in self._each():
+        # A head's graph is its own and is freed at once; a decoder in which tasks mix keeps it for the next.
+        needed = entangled([loss for _, loss in self.terms])
+        for (place, loss), keep in zip(self.terms, needed, strict=True):
             inputs = [*cut.leaves, *outside]
             gradients = gradients_of([loss], inputs, [self._seed(loss)], keep=keep)
             count = len(cut.leaves)

@@ -318,6 +318,10 @@ def ask(
             step.weights[places] = torch.nan
             step.overflowed = overflowed(step, step.gramian)
             return
+        seen = seen.heard()
+        places = list(seen.places)
+        if not places:
+            return
     with unless_finite(balancer, seen.losses):
         factor = balancer.factor(seen)
         if not balancer.needs.direction:
