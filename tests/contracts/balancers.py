@@ -79,6 +79,7 @@ BALANCERS: dict[str, tuple[str, dict[str, Any], Traits]] = {
     "excess_mtl": ("excess_mtl", {}, Traits(rotates=False, equal="sum")),
     "db_mtl": ("db_mtl", {}, Traits(losses=True)),
     "db_mtl, no memory": ("db_mtl", {"beta": 0.0}, Traits(losses=True)),
+    "db_mtl, every second step": ("db_mtl", {"every": 2}, Traits(losses=True)),
     "auto_lambda": ("auto_lambda", {}, Traits()),
     "mgda": ("mgda", {}, Traits(equal="mean", conflict_free=True, pair=shortest)),
     "mgda, weighted heads": ("mgda", {"heads": "weighted"}, Traits(equal="mean")),
@@ -103,6 +104,10 @@ BALANCERS: dict[str, tuple[str, dict[str, Any], Traits]] = {
     "graddrop at features": (
         "graddrop", {"scope": "features"}, Traits(permutes=False, rotates=False, random=True, follows=False),
     ),
+    "graddrop at features, every second step": (
+        "graddrop", {"scope": "features", "every": 2},
+        Traits(permutes=False, rotates=False, random=True, follows=False),
+    ),
     "imtl_g": ("imtl_g", {}, Traits(equal="mean", scale_free=True, pair=bisector)),
     "nash_mtl": ("nash_mtl", {}, Traits(degree=0, scale_free=True, conflict_free=True, pair=bargain)),
     "aligned_mtl": ("aligned_mtl", {}, Traits()),
@@ -119,10 +124,10 @@ BALANCERS: dict[str, tuple[str, dict[str, Any], Traits]] = {
 }  # fmt: skip
 
 
-def make(name: str, names: Sequence[str]) -> Balancer:
-    """The balancer of a line of the list, for tasks of these names."""
+def make(name: str, names: Sequence[str], **more: Any) -> Balancer:
+    """The balancer of a line of the list, for tasks of these names, with more options."""
     short, options, _ = BALANCERS[name]
-    options = dict(options)
+    options = {**options, **more}
     if "weights" in options:
         options["weights"] = {task: w for task, w in options["weights"].items() if task in names}
     if short == "dtp":

@@ -112,3 +112,22 @@ def test_a_penalty_is_added_and_changes_no_weight(name: str) -> None:
     features.backward(penalty)
     for key, parameter in model.trunk.named_parameters():
         torch.testing.assert_close(given[f"trunk.{key}"], expected[f"trunk.{key}"] + parameter.grad)
+
+
+@every_balancer
+def test_weights_are_used_for_so_many_steps(name: str) -> None:
+    """The steps in between take no gradients by task; trunk and heads get what the kept weights say."""
+    balancer, model = make(name, THREE, every=3), Toy()
+    first = updates(balancer, model)[1].weights
+    for _ in range(2):
+        found, report = updates(balancer, model)
+        assert report.gramian is None
+        assert torch.equal(report.weights, first)
+        if BALANCERS[name][0] == "rotograd":
+            continue  # the heads read features that have been rotated since
+        weighted = torch.stack([w * v for w, v in zip(first, model().values(), strict=True)]).sum()
+        expected = torch.autograd.grad(weighted, list(model.trunk.parameters()))
+        for (key, _), gradient in zip(model.trunk.named_parameters(), expected, strict=True):
+            torch.testing.assert_close(found[f"trunk.{key}"], gradient)
+    fewer = updates(balancer, model, present={"a": True, "b": True, "c": False})[1].weights
+    assert float(fewer[2]) == 0, "other tasks than before: the weights are computed again"

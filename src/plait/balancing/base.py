@@ -191,7 +191,8 @@ class Balancer(nn.Module):
             learning rate means the same for all rules. None leaves the rule as its paper has it
             (``natural``).
         every: Steps for which weights are used before they are computed again; a change in which tasks are
-            present computes them at once. Steps in between cost what a weighted sum costs.
+            present computes them at once. Steps in between cost what a weighted sum costs. Of a rule that
+            gives a direction, those of the nearest combination are used again.
 
     Raises:
         ConfigurationError: For an unknown scope or convention, or one that the rule cannot have.
@@ -199,6 +200,7 @@ class Balancer(nn.Module):
 
     needs: Needs
     kept_weights: Tensor
+    kept_heads: Tensor
     kept_present: Tensor
     natural: ClassVar[Reduction] = "sum"
     scopes: ClassVar[tuple[Scope, ...]] = GRADIENTS
@@ -215,13 +217,8 @@ class Balancer(nn.Module):
         if self.reduction not in (None, "sum", "mean"):
             raise ConfigurationError(f"reduction is sum, mean or null, got {self.reduction!r}")
         self.every = common.get("every", 1)
-        if self.every < 1 or (self.every > 1 and self.needs.direction):
-            raise ConfigurationError(
-                f"every is 1 for {type(self).__name__}, which gives a direction and no weights to use again, "
-                f"got {self.every}"
-                if self.needs.direction
-                else f"every is 1 or more steps, got {self.every}"
-            )
+        if self.every < 1:
+            raise ConfigurationError(f"every is 1 or more steps, got {self.every}")
         self.drops = False
         """Whether a task whose loss or gradient is not finite is left out of the step (see
         :attr:`BalancerReport.dropped`); otherwise the whole update is not finite. To find whose gradient it
@@ -234,8 +231,8 @@ class Balancer(nn.Module):
         self.age = 0
         """Steps since the weights were computed."""
         if self.every > 1:
-            self.declare_state("kept_weights")
-            self.declare_state("kept_present")
+            for name in ("kept_weights", "kept_heads", "kept_present"):
+                self.declare_state(name)
 
     # What a rule writes.
 
@@ -446,6 +443,15 @@ class Balancer(nn.Module):
             return 1.0
         count = len(seen.places)
         return float(count) if self.reduction == "sum" else 1 / count
+
+    def reuses(self, present: Sequence[bool]) -> bool:
+        """Whether a step in which these of all tasks are present will use weights that are there already.
+
+        Then it needs no independent batches and no look ahead.
+        """
+        from plait.balancing.steps import reusable
+
+        return reusable(self, present, torch.zeros(len(present))) is not None
 
     def compared_in(self, model: nn.Module) -> list[nn.Parameter] | None:
         """The parameters of the modules that ``scope`` names; None if it names none.

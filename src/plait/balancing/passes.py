@@ -33,45 +33,45 @@ class Pass:
         if not self.terms:
             return
         losses = [loss for _, loss in self.terms]
-        at = [self._seed(loss, weights[place] if place != PENALTY else 1.0) for place, loss in self.terms]
+        at = self._seeds(weights)
         if self.scale is None:
             torch.autograd.backward(losses, at)
             return
         inputs = self._everything()
         self._add(inputs, gradients_of(losses, inputs, at, keep=False))
 
-    def backward_apart(self, weights: Tensor) -> None:
-        """Adds the weighted sum's gradient to the parameters of the scope, the plain sum's to the others."""
+    def backward_apart(self, weights: Tensor, heads: Tensor) -> None:
+        """Adds the gradient of the weighted sum: by ``weights`` within the scope, by ``heads`` elsewhere."""
         if not self.terms:
             return
         losses = [loss for _, loss in self.terms]
         inside = list(self.scope)
         outside = [tensor for tensor in self._everything() if tensor not in self.scope]
-        plain = [self._seed(loss) for loss in losses]
-        weighted = [
-            self._seed(loss, weights[place] if place != PENALTY else 1.0) for place, loss in self.terms
-        ]
-        self._add(outside, gradients_of(losses, outside, plain, keep=bool(inside)))
-        self._add(inside, gradients_of(losses, inside, weighted, keep=False))
+        self._add(outside, gradients_of(losses, outside, self._seeds(heads), keep=bool(inside)))
+        self._add(inside, gradients_of(losses, inside, self._seeds(weights), keep=False))
 
-    def backward_through(self, cut: Cut, weights: Tensor, *, own: bool, scoped: bool) -> None:
-        """Adds the gradient of the weighted sum through a cut; heads get it as well, or their ``own``.
+    def _seeds(self, weights: Tensor) -> list[Tensor]:
+        return [self._seed(loss, weights[place] if place != PENALTY else 1.0) for place, loss in self.terms]
+
+    def backward_through(self, cut: Cut, weights: Tensor, heads: Tensor | None, *, scoped: bool) -> None:
+        """Adds the gradient of the weighted sum through a cut; heads get it as well, or that by ``heads``.
 
         With ``scoped``, so does what lies behind the cut and is not shared.
         """
-        by_place = {
-            place: weights[place] if place != PENALTY else weights.new_ones(()) for place, _ in self.terms
-        }
-        if own:
-            rows = self.rows_at(cut, None)
-            at = rows.combine(by_place)
-            plain = rows.combine(dict.fromkeys(by_place, weights.new_ones(()))) if scoped else at
+        if heads is not None:
+            before = Rows()
+            rows = self.rows_at(cut, before)
+            by_heads = self._by_place(heads)
+            for tensor, gradient in before.combine(by_heads).items():
+                accumulate(tensor, gradient)
+            at = rows.combine(self._by_place(weights))
+            plain = rows.combine(by_heads) if scoped else at
         else:
             outside = self._before(cut)
             inputs = [*cut.leaves, *outside]
             losses = [loss for _, loss in self.terms]
-            seeds = [self._seed(loss, by_place[place]) for place, loss in self.terms]
-            gradients = gradients_of(losses, inputs, seeds, keep=False) if losses else [None] * len(inputs)
+            found = gradients_of(losses, inputs, self._seeds(weights), keep=False) if losses else []
+            gradients = found or [None] * len(inputs)
             count = len(cut.leaves)
             at = {leaf: g for leaf, g in zip(cut.leaves, gradients[:count], strict=True) if g is not None}
             self._add(outside, gradients[count:])
@@ -81,6 +81,11 @@ class Pass:
         rest = [p for p in behind if p not in self.scope] if plain is not at else []
         self._add(inside, cut.back(at, inside, keep=bool(rest)))
         self._add(rest, cut.back(plain, rest, keep=False) if rest else [])
+
+    def _by_place(self, weights: Tensor) -> dict[int, Tensor]:
+        return {
+            place: weights[place] if place != PENALTY else weights.new_ones(()) for place, _ in self.terms
+        }
 
     def _before(self, cut: Cut) -> list[Tensor]:
         """The parameters on this side of a cut."""

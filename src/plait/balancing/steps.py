@@ -55,7 +55,6 @@ class Step:
     weights: Tensor | None = None
     head_weights: Tensor | None = None
     direction: dict[Tensor, Tensor] | None = None
-    reused: bool = False
     dropped: tuple[bool, ...] = ()
     overflowed: tuple[bool, ...] = ()
 
@@ -143,11 +142,11 @@ def backward_with(balancer: Balancer, step: Step, graph: Pass, given: Inputs) ->
     """One backward with weights that are known already."""
     assert step.weights is not None
     cut = balancer._cut or (balancer._uncut(given.features) if balancer.needs.gradients else None)
-    own = balancer.heads == "own"
+    heads = torch.ones_like(step.weights) if balancer.heads == "own" else step.head_weights
     if cut is not None:
-        graph.backward_through(cut, step.weights, own=own, scoped=balancer.scope == "parameters")
-    elif own:
-        graph.backward_apart(step.weights)
+        graph.backward_through(cut, step.weights, heads, scoped=balancer.scope == "parameters")
+    elif heads is not None:
+        graph.backward_apart(step.weights, heads)
     else:
         graph.backward(step.weights)
 
@@ -383,6 +382,8 @@ def keep(balancer: Balancer, step: Step) -> None:
         total = len(step.present)
         balancer.state("kept_weights", total, like=step.weights).copy_(step.weights)
         balancer.state("kept_present", total).copy_(torch.tensor(step.present))
+        if step.head_weights is not None:
+            balancer.state("kept_heads", total, like=step.weights).copy_(step.head_weights)
         balancer.age = 0
 
 
@@ -516,7 +517,8 @@ def begun(
     device = found[0].device if found else torch.get_default_device()
     step = Step(flags, torch.zeros(total, dtype=widest(device), device=device))
     step.weights = reusable(balancer, flags, step.losses)
-    step.reused = step.weights is not None
+    if step.weights is not None and balancer.kept_heads.numel():
+        step.head_weights = balancer.kept_heads.to(step.losses, copy=True)
     return step
 
 

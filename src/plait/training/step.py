@@ -111,7 +111,8 @@ def training_step(
     beginning = RandomState(device) if balancer.needs.closure else None
 
     with kept_graphs():
-        look_elsewhere(model, [batches, *extra], balancer, optimizer, compared, precision, scaler)
+        if not balancer.reuses(list(present.values())):
+            look_elsewhere(model, [batches, *extra], balancer, optimizer, compared, precision, scaler)
         for number, batch in enumerate(batches, start=1):
             with autocast(device, precision):
                 pyramids = model.encoder(batch.images, encode)
