@@ -128,8 +128,9 @@ def nearest(word: str, known: Collection[str]) -> str:
     >>> nearest("depht", ["depth", "normals"])
     " (did you mean 'depth'?)"
     """
-    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {found[0]!r}?)" if found else ""
+    plain = {name.casefold(): name for name in known}
+    found = difflib.get_close_matches(word.casefold(), list(plain), n=1, cutoff=0.5)
+    return f" (did you mean {plain[found[0]]!r}?)" if found else ""
 
 
 def resolve(axis: str, name: str) -> Callable[..., Any]:

@@ -187,3 +187,5 @@ def test_options_are_checked() -> None:
         AlignedMTL(scale_mode="max")  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="preference is given for 2 tasks, but there are 3"):
         AlignedMTL(preference=[1, 2]).direction(torch.eye(3))
+    with pytest.raises(ConfigurationError, match="preference is given for 2 tasks, but there are 3"):
+        AlignedMTL(preference=[1, 2], tasks=["a", "b", "c"])

@@ -241,8 +241,22 @@ def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
         plait.balancing.create("equal").backward(losses, present=[True, False])
     with pytest.raises(ConfigurationError, match=r"got a Linear: pass module\.parameters\(\)"):
         plait.balancing.create("mgda").backward(losses, parameters=trunk)  # type: ignore[arg-type]
+    for got, unfit in {r"a tensor \[2\]": torch.ones(2), "0.0": 0.0}.items():
+        with pytest.raises(ConfigurationError, match=f"scalar tensor as the loss of each task .*got {got}"):
+            plait.balancing.create("equal").backward({**losses, "a": unfit})  # type: ignore[dict-item]
+    with pytest.raises(ConfigurationError, match=r"got one scalar: pass {task: loss}"):
+        plait.balancing.create("equal").backward(sum(losses.values(), torch.zeros(())))
+    for tasks in (["a", "a"], []):
+        with pytest.raises(ConfigurationError, match="named once each, and there is at least one; got"):
+            plait.balancing.create("equal", tasks=tasks)
+    with pytest.raises(ConfigurationError, match=r"gradients \[T, D\], floating point; got \[3\]"):
+        plait.balancing.create("mgda").direction(torch.ones(3))
+    with pytest.raises(ConfigurationError, match=r"a loss for each of 2 gradients, got \[3\]"):
+        plait.balancing.create("gls").direction(torch.eye(2), torch.ones(3))
     with pytest.raises(ConfigurationError, match="did you mean 'mgda'"):
         plait.balancing.create("mdga")
+    with pytest.raises(ConfigurationError, match="did you mean 'cagrad'"):
+        plait.balancing.create("CAGrad")
     with pytest.raises(ConfigurationError, match=r"no option 'scoope'.*did you mean 'scope'"):
         plait.balancing.create("mgda", scoope="features")
     with pytest.raises(ConfigurationError, match=r"features needs a cut.*scope='parameters'"):

@@ -277,6 +277,8 @@ def test_options_are_checked() -> None:
         GradDrop(tasks=["depth", "normals"], leak={"dept": 1.0})
     with pytest.raises(ConfigurationError, match="leaks are given for 2 tasks, but there are 3"):
         GradDrop(leak=[0.1, 0.2]).direction(torch.eye(3))
+    with pytest.raises(ConfigurationError, match="leaks are given for 1 tasks, but there are 2"):
+        GradDrop(leak=[0.1], tasks=["depth", "normals"])
     with pytest.raises(ConfigurationError, match="heads of GradDrop get own gradients"):
         GradDrop(heads="weighted")
     assert GradDrop.natural == "sum"

@@ -171,6 +171,24 @@ def test_a_loss_of_zero_is_no_reference() -> None:
     assert rule.initial.tolist() == [2.0, 5.0]
 
 
+def test_a_task_whose_loss_was_always_zero_holds_nobody_up() -> None:
+    rule, other = GradNorm(), GradNorm()
+    for losses in ([1.0, 0.0, 1.0], [0.5, 0.0, 1.0], [0.5, 0.0, 0.9]):
+        rule.weights(seen(torch.eye(3), torch.tensor(losses)))
+        other.weights(seen(torch.eye(2), torch.tensor(losses)[[0, 2]], places=(0, 2), total=3))
+    assert rule.task_weights.equal(other.task_weights)
+    assert rule.task_weights[0] < rule.task_weights[1] == 1 < rule.task_weights[2]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.5])
+def test_a_negative_loss_is_visible_and_not_remembered(alpha: float) -> None:
+    rule = GradNorm(alpha=alpha)
+    rule.weights(seen(torch.diag(torch.tensor([1.0, 2.0])), torch.ones(2)))
+    before = {name: value.clone() for name, value in rule.state_dict().items()}
+    assert rule.weights(seen(torch.eye(2), torch.tensor([-0.5, 1.0]))).isnan().all()
+    assert all(value.equal(before[name]) for name, value in rule.state_dict().items())
+
+
 def test_what_is_not_finite_stays_visible() -> None:
     rule = GradNorm()
     rule.weights(seen(torch.eye(2), torch.ones(2)))

@@ -9,6 +9,7 @@ from tests.balancing.properties import gramian, size_of
 from torch import Tensor
 
 from plait.balancing import MGDA, mgda_weights
+from plait.balancing.mgda import Normalisation
 from plait.errors import ConfigurationError
 
 
@@ -99,6 +100,21 @@ def test_float32_gradients_are_enough(rows: Tensor) -> None:
     assert rounded.dtype == torch.float32
     scale = size_of(rows, mgda_weights(gramian(rows.float().double())))
     assert float((rounded - exact).norm()) <= 1e-4 * scale
+
+
+def test_what_cancels_is_added_up_in_float64() -> None:
+    """Ten float32 rows in three dimensions: weights of that type would leave 1e-7 of the largest."""
+    for seed in range(10):
+        rows = jacobian("plain", 10, seed, size=3).float()
+        exact = mgda_weights(gramian(rows.double())) @ rows.double()
+        assert float((MGDA().direction(rows) - exact).norm()) <= 1e-7 * float(exact.norm()) + 1e-14
+
+
+@pytest.mark.parametrize("normalisation", ["loss", "loss+"])
+def test_a_negative_loss_divides_nothing(normalisation: Normalisation) -> None:
+    losses, rows = torch.tensor([-1.0, 1.0]), torch.eye(2)
+    assert MGDA(normalisation=normalisation).direction(rows, losses).isnan().all()
+    assert MGDA(normalisation="l2").direction(rows, losses).tolist() == [0.5, 0.5]
 
 
 def test_equal_gradients_give_that_gradient() -> None:

@@ -142,6 +142,12 @@ def test_what_is_not_finite_stays_visible() -> None:
     assert MoCo().direction(torch.tensor([[torch.nan, 1.0], [1.0, 1.0]])).isnan().all()
 
 
+def test_a_negative_loss_has_no_length() -> None:
+    rule, losses = MoCo(normalise=True), torch.tensor([1.0, -1.0])
+    assert rule.direction(torch.eye(2), losses).isnan().all()
+    assert rule.direction(torch.eye(2), losses.abs()).tolist() == [0.25, 0.25]
+
+
 def test_a_restored_rule_goes_on_alike() -> None:
     rule, restored = MoCo(), MoCo()
     for step in range(4):

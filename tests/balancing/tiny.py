@@ -70,7 +70,7 @@ class TinyDecoder(Decoder):
 
     def __init__(self, tasks: Sequence[Task], *, interacting: bool = False, penalty: bool = False) -> None:
         super().__init__()
-        self.interacting = interacting
+        self.interacts = interacting  # type: ignore[misc]
         self.penalty = penalty
         self.heads = nn.ModuleDict({task.name: nn.Conv2d(8, task.channels, 1) for task in tasks})
         self.scale = nn.Parameter(torch.ones(()))
@@ -80,7 +80,7 @@ class TinyDecoder(Decoder):
             task: torch.cat([fine, F.interpolate(coarse, scale_factor=2.0)], 1)
             for task, (fine, coarse) in pyramids.items()
         }
-        if self.interacting:
+        if self.interacts:
             everybody = torch.stack(list(joined.values())).sum(0).sin()
             joined = {task: own + everybody for task, own in joined.items()}
         final = {task: self.heads[task](self.scale * features) for task, features in joined.items()}

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -71,6 +72,20 @@ def test_bfloat16_with_batch_norm(name: str) -> None:
     norm = model.encoder.stem[1]  # type: ignore[operator, index]
     assert int(norm.num_batches_tracked) == 1, "only the step's own pass counts"
     assert not torch.equal(norm.running_mean, before)
+
+
+@every_balancer
+def test_backward_may_be_called_under_autocast(name: str) -> None:
+    """As frameworks do that run the whole step under it; what follows the gradients is not autocast."""
+    made = []
+    for outside in (True, False):
+        balancer, model = of_tiny_tasks(name, torch.float32)
+        around = torch.autocast("cpu", dtype=torch.bfloat16) if outside else nullcontext()
+        with around:
+            step(balancer, model, [tiny_batch(4, dtype=torch.float32)], precision="bf16")
+        made.append(gradients(model))
+    for key, gradient in made[1].items():
+        torch.testing.assert_close(made[0][key], gradient, rtol=1e-5, atol=1e-6)
 
 
 @every_balancer

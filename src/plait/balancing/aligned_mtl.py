@@ -83,7 +83,7 @@ class AlignedMTL(Balancer):
         scale_mode: The common length: ``"min"``, ``"median"`` or ``"rmse"`` of the singular values.
         preference: A number a task, by name or in declared order: how much each aligned gradient
             counts. Only ratios matter.
-        common: See :class:`~plait.balancing.Balancer`. The official code scales heads only on demand,
+        common: See :class:`~plait.balancing.Common`. The official code scales heads only on demand,
             as here (``heads="weighted"``).
 
     Raises:

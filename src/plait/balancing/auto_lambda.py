@@ -89,7 +89,7 @@ class AutoLambda(Balancer):
         initial: Weight of every task at the start.
         weight_lr: Adam's learning rate of the weights.
         non_negative: Whether a weight that falls below zero is set to zero. Not in the paper.
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
 
     Source:
         Liu et al., Auto-Lambda: Disentangling Dynamic Task Relationships, TMLR 2022, section 3. The second

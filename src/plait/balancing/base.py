@@ -146,7 +146,27 @@ class BalancerReport:
 
 
 class Common(TypedDict, total=False):
-    """The options that every balancer takes; :class:`Balancer` says what they mean."""
+    """The options that every balancer takes.
+
+    Attributes:
+        tasks: The tasks (or their names) in declared order; None takes the order of each step's losses,
+            which is enough for rules without state.
+        scope: Where per-task gradients are taken: over all ``"parameters"`` that tasks share, exactly; at
+            the ``"features"`` behind a cut, at the cost of little more than a plain step; over the
+            ``"last_layer"`` that tasks share; or over the parameters of modules, by a list of their names.
+            What is shared and not compared gets the weighted gradient. None takes the rule's usual scope;
+            rules on losses have none.
+        heads: What parameters that tasks do not share get: the sum of the tasks' ``"own"`` gradients, or the
+            ``"weighted"`` sum. None takes the rule's usual convention: ``"own"`` for most rules on gradients,
+            so that a head keeps learning while its task's weight is zero. Rules on losses are gradients of
+            one objective: always ``"weighted"``.
+        reduction: What equal gradients g of T tasks give: T g (``"sum"``) or g (``"mean"``), so that a
+            learning rate means the same for all rules. None leaves the rule as its paper has it
+            (``natural``).
+        every: Steps for which weights are used before they are computed again; a change in which tasks are
+            present computes them at once. Steps in between cost what a weighted sum costs. Of a rule that
+            gives a direction, those of the nearest combination are used again.
+    """
 
     tasks: Sequence[str | Task] | None
     scope: Scope | Sequence[str] | None
@@ -176,23 +196,7 @@ class Balancer(nn.Module):
     (1.0, True)
 
     Args:
-        tasks: The tasks (or their names) in declared order; None takes the order of each step's losses,
-            which is enough for rules without state.
-        scope: Where per-task gradients are taken: over all ``"parameters"`` that tasks share, exactly; at
-            the ``"features"`` behind a cut, at the cost of little more than a plain step; over the
-            ``"last_layer"`` that tasks share; or over the parameters of modules, by a list of their names.
-            What is shared and not compared gets the weighted gradient. None takes the rule's usual scope;
-            rules on losses have none.
-        heads: What parameters that tasks do not share get: the sum of the tasks' ``"own"`` gradients, or the
-            ``"weighted"`` sum. None takes the rule's usual convention: ``"own"`` for most rules on gradients,
-            so that a head keeps learning while its task's weight is zero. Rules on losses are gradients of
-            one objective: always ``"weighted"``.
-        reduction: What equal gradients g of T tasks give: T g (``"sum"``) or g (``"mean"``), so that a
-            learning rate means the same for all rules. None leaves the rule as its paper has it
-            (``natural``).
-        every: Steps for which weights are used before they are computed again; a change in which tasks are
-            present computes them at once. Steps in between cost what a weighted sum costs. Of a rule that
-            gives a direction, those of the nearest combination are used again.
+        common: See :class:`Common`.
 
     Raises:
         ConfigurationError: For an unknown scope or convention, or one that the rule cannot have.
@@ -209,8 +213,17 @@ class Balancer(nn.Module):
 
     def __init__(self, **common: Unpack[Common]) -> None:
         super().__init__()
+        for option in common:
+            if option not in Common.__annotations__:
+                raise ConfigurationError(
+                    f"{type(self).__name__} has no option {option!r}{nearest(option, Common.__annotations__)}"
+                )
         tasks, scope = common.get("tasks"), common.get("scope")
         self.tasks = None if tasks is None else tuple(t if isinstance(t, str) else t.name for t in tasks)
+        if self.tasks is not None and len(set(self.tasks)) < max(len(self.tasks), 1):
+            raise ConfigurationError(
+                f"tasks are named once each, and there is at least one; got {self.tasks}"
+            )
         self.scope, self.module_names = self._checked_scope(scope)
         self.heads = self._checked_heads(common.get("heads"))
         self.reduction = common.get("reduction")
@@ -346,7 +359,8 @@ class Balancer(nn.Module):
         """Keeps the preference of a rule that has one, a number a task, by name or in declared order.
 
         Raises:
-            ConfigurationError: If a task is unknown, a number negative or not finite, or none is positive.
+            ConfigurationError: If a task is unknown, a number negative or not finite, or none is positive; or
+                if there are more or fewer numbers than tasks.
         """
         self._preference = preference
         if preference is None:
@@ -367,6 +381,11 @@ class Balancer(nn.Module):
         if not (all(math.isfinite(v) and v >= 0 for v in values) and any(v > 0 for v in values)):
             raise ConfigurationError(
                 f"a preference is finite, not negative, and positive for some task; got {values}"
+            )
+        if not named and self.tasks is not None and len(values) != len(self.tasks):
+            raise ConfigurationError(
+                f"a preference is given for {len(values)} tasks, but there are {len(self.tasks)}: "
+                f"one number each"
             )
 
     def preference_of(self, seen: Observation) -> Tensor | None:
@@ -412,8 +431,17 @@ class Balancer(nn.Module):
             losses: ``[T]``, for rules that look at them.
 
         Raises:
-            ConfigurationError: If the rule needs losses and got none.
+            ConfigurationError: If the rule needs losses and got none, or the shapes are others.
         """
+        if jacobian.ndim != 2 or not len(jacobian) or not jacobian.is_floating_point():
+            raise ConfigurationError(
+                f"direction takes gradients [T, D], floating point; "
+                f"got {list(jacobian.shape)}, {jacobian.dtype}"
+            )
+        if losses is not None and losses.shape != jacobian.shape[:1]:
+            raise ConfigurationError(
+                f"direction takes a loss for each of {len(jacobian)} gradients, got {list(losses.shape)}"
+            )
         if self.needs.quantity == "losses" and losses is None:
             raise ConfigurationError(f"{type(self).__name__} weighs by the losses: pass direction(J, losses)")
         if len(jacobian) == 1:
@@ -435,7 +463,10 @@ class Balancer(nn.Module):
         if self.needs.direction:
             assert seen.jacobian is not None
             return self.combine(seen.jacobian, seen) * factor
-        return (self.weights(seen) * factor).detach().to(jacobian) @ jacobian[list(seen.places)]
+        # In float64: gradients may all but cancel, and rounded weights would be left.
+        weights, rows = (self.weights(seen) * factor).detach(), jacobian.detach()[list(seen.places)]
+        wide = widest(jacobian.device)
+        return (weights.to(jacobian.device, wide) @ rows.to(wide)).to(jacobian.dtype)
 
     def factor(self, seen: Observation) -> float:
         """What the rule's result is multiplied by to follow ``reduction``."""
@@ -451,7 +482,7 @@ class Balancer(nn.Module):
         """
         from plait.balancing.steps import reusable
 
-        return reusable(self, present, torch.zeros(len(present))) is not None
+        return not self.drops and reusable(self, present, torch.zeros(len(present))) is not None
 
     def compared_in(self, model: nn.Module) -> list[nn.Parameter] | None:
         """The parameters of the modules that ``scope`` names; None if it names none.
@@ -477,8 +508,8 @@ class Balancer(nn.Module):
         """Hands features on as detached leaves, and leads :meth:`backward` through the cut.
 
         Heads run on what is given out, and :meth:`backward` is called inside the block. Gradients at the
-        leaves are partial derivatives, also in a pyramid whose levels were computed from one another. Rules
-        that take no gradients get the features themselves.
+        leaves are partial derivatives, also in a pyramid whose levels were computed from one another. Losses
+        may reach the encoder through them only. Rules that take no gradients get the features themselves.
 
         Args:
             features: A tensor, or lists and dictionaries of them; one tensor in several places is one leaf.
@@ -598,6 +629,15 @@ class Balancer(nn.Module):
                 f"{type(self).__name__} wants {self.needs.samples} independent batches, got number {number}"
             )
         take_sample(self, number, Inputs(losses, parameters, None, compared, None, present, None, scale))
+
+    def discard(self) -> None:
+        """Forgets the micro-batches and independent batches of a step that will not be finished.
+
+        For a loop that goes on after an error (out of memory, say) between :meth:`collect` or
+        :meth:`sample` and :meth:`backward`; without it they would count in the next step.
+        """
+        self._step = None
+        self._samples = {}
 
     # How it is done; the rest is in :mod:`plait.balancing.steps`.
 

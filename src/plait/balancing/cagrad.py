@@ -97,7 +97,7 @@ class CAGrad(Balancer):
             ``1 + c``.
         preference: How much each task counts in the mean, by name or in declared order, not negative;
             scaled to sum 1 over the tasks present. None: all alike.
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
 
     Raises:
         ConfigurationError: If c is negative or not finite, or rescale is another number.

@@ -92,7 +92,7 @@ class ConFIG(Balancer):
             gradients had the ``"min"``, ``"max"``, ``"mean"``, ``"geometric"`` or ``"harmonic"`` mean
             length.
         preference: A number a task, by name or in declared order: cosines are in proportion to them.
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
 
     Raises:
         ConfigurationError: For an unknown length, or a preference that is none.

@@ -73,7 +73,7 @@ class DBMTL(Balancer):
     Args:
         beta: How much of the running mean is kept; 0 for none.
         sigma: How fast that falls.
-        common: See :class:`~plait.balancing.Balancer`. By default heads get the gradients of the log losses
+        common: See :class:`~plait.balancing.Common`. By default heads get the gradients of the log losses
             (``heads="weighted"``), as in the paper.
 
     Source:

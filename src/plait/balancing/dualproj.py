@@ -55,7 +55,7 @@ class DualProj(Balancer):
     Args:
         preference: How much each task counts in the mean, by name or in declared order, not negative;
             scaled to sum 1 over the tasks present. None: all alike.
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
 
     Source:
         Lopez-Paz and Ranzato, Gradient Episodic Memory for Continual Learning, NeurIPS 2017; for several

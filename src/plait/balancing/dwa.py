@@ -50,7 +50,7 @@ class DWA(Balancer):
 
     Args:
         temperature: T in the paper; large values approach equal weights.
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
 
     Raises:
         ConfigurationError: At the end of an epoch, if a task's mean loss is negative.

@@ -66,7 +66,7 @@ class ExcessMTL(Balancer):
         warm_up: In how many steps the reference is measured: the mean excess risk of the first ones in which
             the task is seen. A task's weight rests until then. 1 is the official code; the paper takes three
             epochs.
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
 
     Source:
         He et al., Robust Multi-Task Learning with Excess Risks, ICML 2024, algorithm 1.

@@ -66,7 +66,7 @@ class FairGrad(Balancer):
 
     Args:
         alpha: Fairness, not negative; the authors take 2 in their experiments.
-        common: See :class:`~plait.balancing.Balancer`. The authors' code has ``heads="weighted"``.
+        common: See :class:`~plait.balancing.Common`. The authors' code has ``heads="weighted"``.
 
     Raises:
         ConfigurationError: If alpha is negative or not finite.

@@ -80,7 +80,7 @@ class FAMO(Balancer):
         gamma: Weight decay of the logits, added to their gradient: it pulls towards equal logits. 0.01 in
             the authors' stand-alone file, 0.00001 in the class of their experiments, 0.001 in LibMTL.
         minimum: ``{task: smallest possible loss}``; 0 for the others.
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
 
     Source:
         Liu, Feng, Stone and Liu, FAMO: Fast Adaptive Multitask Optimization, NeurIPS 2023. Their code

@@ -21,7 +21,7 @@ class Equal(Balancer):
     that lacks one. With ``reduction="mean"`` it is the mean over the present ones.
 
     Args:
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
     """
 
     needs = Needs(quantity="nothing")
@@ -39,7 +39,7 @@ class Fixed(Balancer):
     Args:
         weights: ``{task: weight}``, finite and not negative; tasks that are not named have their own
             ``Task.weight``, or 1 if only names are known.
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
 
     Raises:
         ConfigurationError: Without tasks, or for a weight of an unknown task, or one that is negative.

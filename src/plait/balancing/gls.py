@@ -48,7 +48,7 @@ class GLS(Balancer):
     Args:
         preference: Exponents of the losses, by name or in declared order, normalised to sum 1 over the
             present tasks: a larger one focuses on its task.
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
 
     Source:
         Chennupati et al., CVPR Workshops 2019. Their focused variant multiplies the losses of some tasks

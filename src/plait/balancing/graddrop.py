@@ -132,7 +132,7 @@ class GradDrop(Balancer):
             name (others 0) or in declared order. 1 for a task keeps its gradient whole. Unless it is
             the same for all, the expectation is not the plain sum.
         seed: Of the draws. They are the same on every process.
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
 
     Raises:
         ConfigurationError: For a leak outside [0, 1], or one that does not fit the tasks.
@@ -179,14 +179,19 @@ class GradDrop(Balancer):
         for part in checked if isinstance(checked, tuple) else (checked,):
             if not 0 <= part <= 1:
                 raise ConfigurationError(f"a leak lies between 0 (none) and 1 (all is kept), got {part}")
+        if isinstance(checked, tuple) and self.tasks is not None:
+            self._count_leaks(checked, len(self.tasks))
         return checked
+
+    def _count_leaks(self, leaks: tuple[float, ...], tasks: int) -> None:
+        if len(leaks) != tasks:
+            raise ConfigurationError(
+                f"leaks are given for {len(leaks)} tasks, but there are {tasks}: "
+                f"pass one number each, or one for all"
+            )
 
     def _leak_of(self, seen: Observation) -> Tensor | float:
         if isinstance(self.leak, float):
             return self.leak
-        if len(self.leak) != seen.total:
-            raise ConfigurationError(
-                f"leaks are given for {len(self.leak)} tasks, but there are {seen.total}: "
-                f"pass one number each, or one for all"
-            )
+        self._count_leaks(self.leak, seen.total)
         return torch.tensor([self.leak[place] for place in seen.places], dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -108,13 +109,15 @@ class Rows:
 
     def jacobian(self, places: Sequence[int]) -> Tensor:
         """The rows at ``places``, written out: ``[len(places), D]``, in the order of ``blocks``."""
-        columns = [
-            torch.stack(
-                [row[place] if place in row else torch.zeros_like(tensor) for place in places]
-            ).flatten(1)
-            for tensor, row in self.blocks.items()
-        ]
-        return torch.cat(columns, 1)
+        sizes = [tensor.numel() for tensor in self.blocks]
+        dtype = functools.reduce(torch.promote_types, (tensor.dtype for tensor in self.blocks))
+        device = next(iter(self.blocks)).device
+        made = torch.zeros(len(places), sum(sizes), dtype=dtype, device=device)
+        for row, columns in zip(self.blocks.values(), torch.split(made, sizes, dim=1), strict=True):
+            for number, place in enumerate(places):
+                if place in row:
+                    columns[number].copy_(row[place].reshape(-1))
+        return made
 
     def split(self, vector: Tensor) -> dict[Tensor, Tensor]:
         """A vector ``[D]`` in the order of :meth:`jacobian`, ``{tensor: part of its shape}``."""

@@ -55,14 +55,15 @@ class GradNorm(Balancer):
     that to chance.
 
     A task that is absent, or whose gradient is exactly zero, keeps its weight, its moments and its first
-    loss, and the others' weights keep their sum. L(0) is the first loss of the task that is not zero.
-    Losses must be positive: a negative ratio to L(0) gives NaN for a fractional ``alpha``.
+    loss, and the others' weights keep their sum. L(0) is the first loss of the task that is not zero; until
+    there is one, its weight rests too.
+    Losses must be positive: a negative one makes the weights of its step NaN, and changes no state.
 
     Args:
         alpha: How strongly slow tasks are favoured. The paper uses 1.5 on NYUv2 (0.12 where tasks are
             alike); 0 asks for equal lengths.
         lr: Learning rate of the weights.
-        common: See :class:`~plait.balancing.Balancer`. As in the paper, lengths are compared over the last
+        common: See :class:`~plait.balancing.Common`. As in the paper, lengths are compared over the last
             shared layer, and heads are trained with the weights too.
 
     Source:
@@ -87,11 +88,15 @@ class GradNorm(Balancer):
 
     def weights(self, seen: Observation) -> Tensor:
         assert seen.gramian is not None
-        losses = self.losses_of(seen)
+        losses, places = self.losses_of(seen), list(seen.places)
         weights = self.state("task_weights", seen.total, fill=1.0, like=seen.gramian)
-        used = weights[list(seen.places)]
+        used = weights[places]
+        if bool((losses < 0).any()):
+            return torch.full_like(used, torch.nan)  # and nothing is remembered of it
+        # A task whose loss was always zero has no rate.
+        rated = (self.state("initial", seen.total, like=weights)[places] != 0) | (losses != 0)
         squares = seen.gramian.diagonal()
-        if loud := heard(squares):
+        if loud := heard(squares * rated):
             self._move(weights, [seen.places[i] for i in loud], squares[loud].sqrt(), losses[loud])
         return used
 

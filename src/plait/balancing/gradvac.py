@@ -104,7 +104,7 @@ class GradVac(Balancer):
         beta: How far a target moves to the cosine that was found, in [0, 1]. Public code has 0.5; the
             paper's own experiments move it far more slowly.
         seed: Of the orders in which tasks are visited. They are the same on every process.
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
 
     Attributes:
         targets: ``[T, T]`` by place. A pair with an absent task, or one without a gradient, keeps its

@@ -68,7 +68,7 @@ class IMTLG(Balancer):
     too: see :func:`imtl_g_weights`.
 
     Args:
-        common: See :class:`~plait.balancing.Balancer`. The paper takes gradients at the last shared
+        common: See :class:`~plait.balancing.Common`. The paper takes gradients at the last shared
             features (``scope="features"``).
 
     Source:

@@ -42,7 +42,7 @@ class LogSum(Balancer):
     Args:
         preference: How much each task's logarithm counts, by name or in declared order; scaled so that the
             present tasks' mean is 1.
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
     """
 
     needs = Needs(quantity="losses")

@@ -50,8 +50,8 @@ class MGDA(Balancer):
         normalisation: Gradients are divided by their length (``"l2"``), by their loss (``"loss"``) or by
             both (``"loss+"``) to find the weights, which are then applied to the gradients as they are.
             That is the official code's meaning; after it the combination may increase a loss. Lengths and
-            losses of zero leave the task out.
-        common: See :class:`~plait.balancing.Balancer`. The official code has ``heads="weighted"``.
+            losses of zero leave the task out; a negative loss makes the weights NaN, if it divides.
+        common: See :class:`~plait.balancing.Common`. The official code has ``heads="weighted"``.
 
     Source:
         Sener and Koltun, Multi-Task Learning as Multi-Objective Optimization, NeurIPS 2018, algorithm 2 and
@@ -81,4 +81,5 @@ class MGDA(Balancer):
         if self.normalisation == "l2":
             return lengths
         losses = self.losses_of(seen).to(gramian)
+        losses = losses.where(losses >= 0, torch.nan)
         return losses if self.normalisation == "loss" else losses * lengths

@@ -57,8 +57,8 @@ class MoCo(Balancer):
         gamma_sigma: How fast it falls.
         rho: Pulls towards equal weights.
         normalise: Gradients are first scaled to the length of their loss, ``g_i L_i / |g_i|``, as in LibMTL,
-            after code of the authors. The paper does not.
-        common: See :class:`~plait.balancing.Balancer`. Heads that get ``"weighted"`` gradients get lambda.
+            after code of the authors. The paper does not. A negative loss then makes the update NaN.
+        common: See :class:`~plait.balancing.Common`. Heads that get ``"weighted"`` gradients get lambda.
 
     Source:
         Fernando et al., Mitigating Gradient Bias in Multi-objective Learning: A Provably Convergent Approach,
@@ -105,6 +105,8 @@ class MoCo(Balancer):
             return torch.zeros_like(jacobian[0])
         rows = jacobian[loud]
         if self.normalise:
+            if bool((self.losses_of(seen) < 0).any()):
+                return torch.full_like(jacobian[0], torch.nan)  # and nothing is remembered of it
             rows = rows * (self.losses_of(seen) / lengths)[loud].to(rows)[:, None]
         at = [seen.places[i] for i in loud]
 

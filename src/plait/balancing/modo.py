@@ -46,7 +46,7 @@ class MoDo(Balancer):
     Args:
         gamma: Step size of the weights; it multiplies squared gradient lengths, so look at their size.
         rho: Pulls towards equal weights.
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
 
     Source:
         Chen et al., Three-Way Trade-Off in Multi-Objective Learning: Optimization, Generalization and

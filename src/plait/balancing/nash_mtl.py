@@ -56,7 +56,7 @@ class NashMTL(Balancer):
             that only divides the learning rate by ``sqrt(T) / max_norm``, in every step, so the default None
             leaves the solution as it is. The authors' code has 1. It applies to the tasks' weights, so
             with ``heads="weighted"`` to heads as well, which the authors' code leaves as they are.
-        common: See :class:`~plait.balancing.Balancer`. The authors' code has ``heads="weighted"``, with the
+        common: See :class:`~plait.balancing.Common`. The authors' code has ``heads="weighted"``, with the
             weights a.
 
     Raises:

@@ -73,7 +73,7 @@ class PCGrad(Balancer):
 
     Args:
         seed: Of the orders in which tasks are visited. They are the same on every process.
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
 
     Source:
         Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020, algorithm 1.

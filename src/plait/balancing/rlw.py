@@ -61,7 +61,7 @@ class RLW(Balancer):
     Args:
         distribution: Where weights are drawn from; see :func:`rlw_weights`.
         seed: Of the weights, beside the seed of the run.
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
 
     Source:
         Lin et al., Reasonable Effectiveness of Random Weighting, TMLR 2022.

@@ -225,7 +225,7 @@ class RotoGrad(Balancer):
         burn_in: A task's initial length is that of its first gradient, and is taken anew after so many.
         channels: Channels of each level of the features, the same for all tasks or by task, if the balancer
             is to have the rotations itself; None where they are in the network.
-        common: See :class:`~plait.balancing.Balancer`. Gradients are taken at features.
+        common: See :class:`~plait.balancing.Common`. Gradients are taken at features.
 
     Raises:
         ConfigurationError: For an option out of its range, or without tasks.

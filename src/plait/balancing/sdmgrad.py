@@ -109,7 +109,7 @@ class SDMGrad(Balancer):
         momentum: Of the steps of w.
         steps: How many steps w makes in one of the network's.
         preference: Weights of g_0, ``{task: weight}`` or one a task; None for the mean.
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
 
     Source:
         Xiao, Ban and Ji, Direction-oriented Multi-objective Learning: Simple and Provable Stochastic

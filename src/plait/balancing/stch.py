@@ -63,7 +63,7 @@ class STCH(Balancer):
         preference: lambda, by name or in declared order: of sum 1 over the present tasks in the paper's
             formula, of mean 1 in the form with logarithms.
         reference: ``{task: ideal loss}`` in the paper's formula; 0 for the others.
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
 
     Source:
         Lin et al., Smooth Tchebycheff Scalarization for Multi-Objective Optimization, ICML 2024, and their

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -11,7 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from plait.balancing.base import Balancer, BalancerReport, Losses, Observation, Parameters, Present
-from plait.balancing.gradients import PENALTY, Cut, Rows, accumulate, last_weight, sharded, widened, widest
+from plait.balancing.gradients import (
+    PENALTY,
+    Cut,
+    Rows,
+    accumulate,
+    last_weight,
+    reached,
+    sharded,
+    widened,
+    widest,
+)
 from plait.balancing.passes import Pass
 from plait.errors import ConfigurationError
 from plait.training.distributed import anywhere, broadcast_, reduce_sum, reduce_sums, world_size
@@ -46,8 +57,6 @@ class Step:
     """Rows of the rest, if they are kept and not added to ``.grad`` at once."""
     compared: Rows = field(default_factory=Rows)
     """Rows of the parameters over which gradients are compared, if that is a part of what is shared."""
-    leaves: Rows = field(default_factory=Rows)
-    """Rows at the features of the last micro-batch."""
     scope: dict[nn.Parameter, tuple[int, ...]] = field(default_factory=dict)
     over: dict[nn.Parameter, tuple[int, ...]] = field(default_factory=dict)
     """The parameters of ``compared`` and their users."""
@@ -67,6 +76,17 @@ class Step:
         return {**{place: weights[place] for place in self.places}, PENALTY: weights.new_ones(())}
 
 
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """No autocast: what is computed from gradients keeps their precision, wherever it is asked for."""
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@full_precision()
 def take(balancer: Balancer, given: Inputs, *, last: bool) -> BalancerReport | None:
     """Takes a micro-batch; after the last one, writes the update and reports."""
     step, balancer._step = balancer._step, None
@@ -74,6 +94,8 @@ def take(balancer: Balancer, given: Inputs, *, last: bool) -> BalancerReport | N
     scope, reach = shared(balancer, given.parameters, total)
     if step is None:
         step = begun(balancer, given, named, names, total, reach)
+    else:
+        refuse_late(balancer, step, named, said(balancer, names, total, given.present))
     step.scope |= scope
     terms = [(place, loss) for place, loss in named.items() if step.present[place]]
     for place, loss in terms:
@@ -83,6 +105,7 @@ def take(balancer: Balancer, given: Inputs, *, last: bool) -> BalancerReport | N
     terms = [(place, loss) for place, loss in terms if loss.requires_grad]
     others = None if given.others is None else list(given.others)
     graph = Pass(terms, scope, reach, others, given.scale)
+    refuse_past_cut(balancer, graph)
     if last:
         step.losses = reduce_sum(step.losses)
 
@@ -119,6 +142,7 @@ def take(balancer: Balancer, given: Inputs, *, last: bool) -> BalancerReport | N
     )
 
 
+@full_precision()
 def take_sample(balancer: Balancer, number: int, given: Inputs) -> None:
     """Adds the gradients of an independent batch to those that the rule will compare."""
     named, names, total = placed(balancer, given.losses)
@@ -126,6 +150,7 @@ def take_sample(balancer: Balancer, number: int, given: Inputs) -> None:
     flags = presence(balancer, named, names, total, given.present)
     terms = [(place, loss) for place, loss in named.items() if flags[place] and loss.requires_grad]
     graph = Pass(terms, scope, reach, None, given.scale)
+    refuse_past_cut(balancer, graph)
     refuse_sharded(balancer, graph)
     over: Mapping[nn.Parameter, tuple[int, ...]] = scope
     if balancer.scope != "parameters":
@@ -220,10 +245,11 @@ def backward_at_cut(
     if cut is None:
         raise ConfigurationError(
             f"{rule} at features needs a cut, and this encoder has none (or "
-            f"'with balancer.cut(features) as leaves:' is missing): use scope='parameters'"
+            f"'with balancer.cut(features) as leaves:' is missing)"
+            f"{': use scope=' + repr('parameters') if 'parameters' in balancer.scopes else ''}"
         )
     kept = balancer.heads == "weighted" or balancer.drops
-    rows = step.leaves = graph.rows_at(cut, step.heads if kept else None)
+    rows = graph.rows_at(cut, step.heads if kept else None)
     if balancer.scope == "features":
         gramian = rows.gramian(total).to(step.losses.device) / graph.factor**2
         step.gramian = gramian if step.gramian is None else step.gramian + gramian
@@ -277,7 +303,9 @@ def seen_of(
     jacobian, values = None, None
     tensors: tuple[Tensor, ...] = ()
     if rows is not None and balancer.needs.quantity == "jacobian" and places and rows.blocks:
-        jacobian = widened(rows.jacobian(places)) / divisor
+        jacobian = widened(rows.jacobian(places))
+        if isinstance(divisor, Tensor) or divisor != 1.0:
+            jacobian /= divisor
         tensors = tuple(rows.blocks)
         if cut is not None and balancer.scope == "features":
             values = torch.cat([tensor.detach().reshape(-1) for tensor in rows.blocks])
@@ -302,6 +330,10 @@ def ask(
     divisor: Tensor | float = 1.0,
 ) -> None:
     """Asks the rule for its weights (or direction), ``[T]``, equal on every process."""
+    if balancer.drops:
+        reuse(balancer, step)
+        if step.weights is not None:
+            return
     step.weights = torch.zeros_like(step.losses)
     if not step.places:
         return
@@ -393,7 +425,7 @@ def finished(balancer: Balancer, step: Step, total: int) -> None:
     balancer.age += 1
     places = list(step.places)
     assert step.weights is not None
-    if not places or total == 1:
+    if not places or total == 1 or type(balancer).observe is Balancer.observe:
         return
     if balancer.needs.gradients and not bool(torch.cat([step.losses, step.weights]).isfinite().all()):
         return
@@ -516,10 +548,16 @@ def begun(
     found = [*named.values(), *([] if given.penalty is None else [given.penalty]), *reach[:1]]
     device = found[0].device if found else torch.get_default_device()
     step = Step(flags, torch.zeros(total, dtype=widest(device), device=device))
-    step.weights = reusable(balancer, flags, step.losses)
+    if not balancer.drops:  # else rows are taken first, to see which tasks are left
+        reuse(balancer, step)
+    return step
+
+
+def reuse(balancer: Balancer, step: Step) -> None:
+    """Gives a step the kept weights, if they are of its tasks and young enough."""
+    step.weights = reusable(balancer, step.present, step.losses)
     if step.weights is not None and balancer.kept_heads.numel():
         step.head_weights = balancer.kept_heads.to(step.losses, copy=True)
-    return step
 
 
 def presence(
@@ -530,19 +568,42 @@ def presence(
     present: Present | None,
 ) -> tuple[bool, ...]:
     """Which of the T tasks take part in this step."""
-    if isinstance(present, Mapping):
-        names = balancer._names(present, names)
-        said = [present.get(name) for name in names]
-    elif present is None:
-        said = [None] * total
-    else:
-        said = list(present.tolist() if isinstance(present, Tensor) else present)
-    if len(said) != total:
-        raise ConfigurationError(f"expected the presence of {total} tasks, got {len(said)}")
-    if None in said:
+    told = said(balancer, names, total, present)
+    if None in told:
         found = anywhere([place in named for place in range(total)])
-        said = [flag if told is None else told for told, flag in zip(said, found, strict=True)]
-    return tuple(bool(flag) for flag in said)
+        told = [there if flag is None else flag for flag, there in zip(told, found, strict=True)]
+    return tuple(bool(flag) for flag in told)
+
+
+def said(balancer: Balancer, names: Sequence[str], total: int, present: Present | None) -> list[bool | None]:
+    """What the caller says of each task's presence, ``[T]``; None where that is nothing."""
+    told: list[bool | None]
+    if isinstance(present, Mapping):
+        told = [present.get(name) for name in balancer._names(present, names)]
+    elif present is None:
+        told = [None] * total
+    else:
+        told = list(present.tolist() if isinstance(present, Tensor) else present)
+    if len(told) != total:
+        raise ConfigurationError(f"expected the presence of {total} tasks, got {len(told)}")
+    return told
+
+
+def refuse_late(
+    balancer: Balancer, step: Step, named: Mapping[int, Tensor], told: Sequence[bool | None]
+) -> None:
+    """Refuses a loss of a task that had none in the step's first micro-batch, unless it is said to be absent.
+
+    Raises:
+        ConfigurationError: If there is one: it would be left out without a word.
+    """
+    late = [place for place in named if not step.present[place] and (told[place] is None or told[place])]
+    if late:
+        names = balancer.tasks or tuple(f"task {place}" for place in range(len(told)))
+        raise ConfigurationError(
+            f"{', '.join(names[place] for place in late)} had no loss in the step's first micro-batch, but "
+            f"has one in a later: pass each present={{task: whether any of them in any process has a label}}"
+        )
 
 
 def placed(balancer: Balancer, losses: Losses) -> tuple[dict[int, Tensor], tuple[str, ...], int]:
@@ -551,10 +612,18 @@ def placed(balancer: Balancer, losses: Losses) -> tuple[dict[int, Tensor], tuple
     if isinstance(losses, Mapping):
         names = balancer._names(losses, names)
         given: Sequence[Tensor | None] = [losses.get(name) for name in names]
+    elif isinstance(losses, Tensor) and losses.ndim == 0:
+        raise ConfigurationError("expected a scalar loss for each task, got one scalar: pass {task: loss}")
     else:
         given = losses.unbind() if isinstance(losses, Tensor) else losses
     if names and len(given) != len(names):
         raise ConfigurationError(f"expected {len(names)} losses ({', '.join(names)}), got {len(given)}")
+    for loss in given:
+        if loss is not None and not (isinstance(loss, Tensor) and loss.ndim == 0):
+            got = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+            raise ConfigurationError(
+                f"expected a scalar tensor as the loss of each task (or None), got {got}"
+            )
     return {place: loss for place, loss in enumerate(given) if loss is not None}, names, len(given)
 
 
@@ -586,6 +655,28 @@ def shared(
                 if len(places) > 1 or total == 1:
                     scope[parameter] = places
     return scope, given
+
+
+def refuse_past_cut(balancer: Balancer, graph: Pass) -> None:
+    """Refuses a cut past which a loss or the penalty reaches what should lie behind it.
+
+    Raises:
+        ConfigurationError: If one does: that part of its gradient would be lost.
+    """
+    if balancer._cut is None:
+        return
+    if graph.others is not None:
+        behind = set[Tensor](graph.reach)
+    else:
+        behind = {*reached(balancer._cut.features), *(graph.scope if balancer.scope == "parameters" else ())}
+    direct = [tensor for tensor in reached([loss for _, loss in graph.terms]) if tensor in behind]
+    if direct:
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in direct[:3])
+        raise ConfigurationError(
+            f"a loss or the penalty depends on {len(direct)} parameters of the encoder past the cut (of "
+            f"shapes {shapes}): hand every tensor that heads read to balancer.cut(...), and pass as "
+            f"parameters= only what features are computed from"
+        )
 
 
 def refuse_sharded(balancer: Balancer, graph: Pass) -> None:

@@ -54,7 +54,7 @@ class UPGrad(Balancer):
     Args:
         preference: How much each task's projected gradient counts, by name or in declared order, not
             negative; scaled to sum 1 over the tasks present. None: all alike.
-        common: See :class:`~plait.balancing.Balancer`.
+        common: See :class:`~plait.balancing.Common`.
 
     Source:
         Quinton and Rey, Jacobian Descent for Multi-Objective Optimization, 2024.

@@ -88,6 +88,16 @@ class MultiTaskNetwork(nn.Module):
             made = made._replace(penalties={**own, **made.penalties})
         return made
 
+    def shared_parameters(self) -> dict[tuple[str, ...], list[Parameter]]:
+        """Every parameter of the encoder, once, under the tasks (in declared order) that depend on it.
+
+        Where tasks interact in the decoder these are all tasks, also for what one task's features come from.
+        """
+        users = self.encoder.shared_parameters()
+        if not self.decoder.interacts:
+            return users
+        return {self.encoder.tasks: [parameter for listed in users.values() for parameter in listed]}
+
     def lr_multipliers(self) -> dict[Parameter, float]:
         """Parameters that learn at a multiple of the learning rate, and the multiple."""
         return {**self.encoder.lr_multipliers(), **self.decoder.lr_multipliers()}

@@ -85,13 +85,13 @@ def last_shared_layer(model: MultiTaskNetwork) -> list[nn.Parameter]:
     Norms and biases are no layer. Which maps these are depends on the head: a DeepLab head reads the last
     level, so on a ResNet it is the last convolution of the last stage; HRNet, FPN and linear heads read every
     level, so it is the last convolution of each stage, or into each branch of an HRNet; with a neck, of its
-    levels.
+    levels. Levels before which every layer is frozen have none.
     Found in the graph of a blank image, without a trace in the network.
 
     Raises:
-        ConfigurationError: If tasks share no weight.
+        ConfigurationError: If tasks share no weight that is trained.
     """
-    shared = {p for tasks, ps in model.encoder.shared_parameters().items() if len(tasks) > 1 for p in ps}
+    shared = {p for tasks, ps in model.shared_parameters().items() if len(tasks) > 1 for p in ps}
     first = next(model.parameters())
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -106,9 +106,10 @@ def last_shared_layer(model: MultiTaskNetwork) -> list[nn.Parameter]:
             module.training = training
     levels = [feature for feature, gradient in zip(cut.features, read, strict=True) if gradient is not None]
     found = dict.fromkeys(last_weight(level, shared) for level in levels)
-    if None in found:
+    found.pop(None, None)  # a level before which every layer is frozen
+    if not found:
         raise ConfigurationError(
-            f"encoder {type(model.encoder).__name__} has no layer that tasks share: use balancer 'equal' or "
-            f"another encoder"
+            f"encoder {type(model.encoder).__name__} has no layer that tasks share and that is trained: "
+            f"use balancer 'equal' or another encoder"
         )
     return [weight for weight in found if isinstance(weight, nn.Parameter)]

@@ -23,7 +23,7 @@ def check_shares(model: MultiTaskNetwork) -> None:
     Raises:
         ConfigurationError: If no parameter of the encoder is shared.
     """
-    if not any(len(tasks) > 1 for tasks in model.encoder.shared_parameters()):
+    if not any(len(tasks) > 1 for tasks in model.shared_parameters()):
         raise ConfigurationError(
             f"training.affinity_every measures what tasks do to each other through shared parameters, but "
             f"encoder {type(model.encoder).__name__} for {', '.join(model.encoder.tasks)} shares none: use "
@@ -65,7 +65,7 @@ def task_affinity(
     shared = {
         task.name: [
             parameter
-            for users, listed in model.encoder.shared_parameters().items()
+            for users, listed in model.shared_parameters().items()
             if len(users) > 1 and task.name in users
             for parameter in listed
             if parameter.requires_grad

@@ -234,7 +234,7 @@ def users_of(model: MultiTaskNetwork) -> dict[nn.Parameter, tuple[int, ...]]:
     place = {task.name: number for number, task in enumerate(model.tasks)}
     users = {
         parameter: tuple(sorted(place[name] for name in names))
-        for names, listed in model.encoder.shared_parameters().items()
+        for names, listed in model.shared_parameters().items()
         if len(names) > 1
         for parameter in listed
         if parameter.requires_grad

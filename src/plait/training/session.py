@@ -63,8 +63,8 @@ class Session:
         self.balancer.attach(model)
         self.balancer.reseed(training.seed)
         self.balancer.drops = training.non_finite == "drop"
+        self.optimizer = make_optimizer(model, self.balancer, recipe.optimizer)  # freezes what is frozen
         self.compared = compared_parameters(model, self.balancer)
-        self.optimizer = make_optimizer(model, self.balancer, recipe.optimizer)
         self.scaler = LossScaler().to(self.device) if choices.precision == "fp16" else None
         ema = recipe.training.ema
         self.average = None if ema is None else WeightAverage(model, ema)

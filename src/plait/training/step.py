@@ -102,6 +102,7 @@ def training_step(
         ConfigurationError: If balancer and encoder cannot work together.
     """
     optimizer.zero_grad(set_to_none=True)
+    balancer.discard()  # what a step that failed may have left
     device = batches[0].images.device
     counts = global_counts(model.tasks, batches)
     present = present_tasks(model.tasks, batches)
@@ -125,7 +126,7 @@ def training_step(
                 take = balancer.backward if number == len(batches) else balancer.collect
                 balanced = take(
                     losses,
-                    parameters=model.encoder.shared_parameters(),
+                    parameters=model.shared_parameters(),
                     compared=compared,
                     others=model.decoder.parameters(),
                     present=present,
@@ -211,7 +212,7 @@ def look_elsewhere(
                     balancer.sample(
                         number,
                         losses,
-                        parameters=model.encoder.shared_parameters(),
+                        parameters=model.shared_parameters(),
                         compared=compared,
                         present=present,
                         scale=scale,
@@ -234,11 +235,21 @@ def compared_parameters(model: MultiTaskNetwork, balancer: Balancer) -> list[nn.
     """The parameters over which a balancer compares gradients, if that is a part of what tasks share.
 
     Raises:
-        ConfigurationError: If the network has no module that the balancer's scope names.
+        ConfigurationError: If the network has no module that the balancer's scope names, or tasks share
+            nothing of it that is trained.
     """
     if balancer.scope == "last_layer":
         return last_shared_layer(model)
-    return balancer.compared_in(model)
+    found = balancer.compared_in(model)
+    if found is None:
+        return None
+    shared = {p for tasks, listed in model.shared_parameters().items() if len(tasks) > 1 for p in listed}
+    if not any(parameter in shared and parameter.requires_grad for parameter in found):
+        raise ConfigurationError(
+            f"scope names {', '.join(balancer.module_names)}, of which tasks share no parameter that is "
+            f"trained: name modules of the encoder"
+        )
+    return found
 
 
 def alternating_step(
@@ -335,7 +346,8 @@ def check_pair(
     Raises:
         ConfigurationError: If it was made for other tasks, wants features where the encoder has no cut (or
             all of them at once where a batch comes in parts), wants shared parameters where there are none,
-            or compares losses or gradients where each task has an update of its own.
+            or compares losses or gradients, or divides a weight among the tasks, where each task has an
+            update of its own.
     """
     rule, encoder = type(balancer).__name__, type(model.encoder).__name__
     names = tuple(task.name for task in model.tasks)
@@ -345,7 +357,8 @@ def check_pair(
             f"{', '.join(names)}: make both for the same tasks in the same order"
         )
     looks = balancer.needs.closure or balancer.needs.extra_batches > 0
-    if alternate_tasks and (balancer.needs.quantity != "nothing" or looks):
+    divides = "mean" in (balancer.natural, balancer.reduction)  # a task alone would always get all of it
+    if alternate_tasks and (balancer.needs.quantity != "nothing" or looks or divides):
         raise ConfigurationError(
             f"{rule} weighs the tasks of one update against each other, but training.alternate_tasks gives "
             f"each task an update of its own: use balancer 'equal' or 'fixed', or leave out alternate_tasks"
@@ -355,7 +368,7 @@ def check_pair(
             f"{rule} takes gradients at features, but encoder {encoder} has no place to cut, "
             f"because tasks exchange features all the way: use scope 'parameters'"
         )
-    shares = any(len(tasks) > 1 for tasks in model.encoder.shared_parameters())
+    shares = any(len(tasks) > 1 for tasks in model.shared_parameters())
     if balancer.scope not in (None, "features") and not shares and len(names) > 1:
         raise ConfigurationError(
             f"{rule} compares gradients of shared parameters, but encoder {encoder} shares none: "
