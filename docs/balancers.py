@@ -59,15 +59,16 @@ def worst(errors: Mapping[str, float | None]) -> str:
 
 
 def theirs(exact: Mapping[str, Any]) -> str:
-    """TorchJD's worst error, on which kinds of problems it is large, and how often."""
+    """TorchJD's worst error; if it is large, on which kinds of problems and how often."""
     found = exact["torchjd"]
     if isinstance(found, str):
         return found
     bad = [kind for kind, error in found.items() if error is not None and error > 1e-2]
     if not bad:
         return worst(found)
-    share = exact["torchjd_above_percent"]
-    return f"{worst(found)}: {', '.join(bad)} ({100 * share:.0f}% of all)"
+    largest = max(found[kind] for kind in bad)
+    percent = "fails" if math.isinf(largest) else f"{100 * largest:.0f}%"
+    return f"{percent}: {', '.join(bad)} ({100 * exact['torchjd_above_percent']:.0f}% of steps)"
 
 
 def costs() -> Iterator[str]:
