@@ -54,6 +54,7 @@ class MoDo(Balancer):
     """
 
     needs = Needs(quantity="gramian", extra_batches=2)
+    scopes = ("parameters", "last_layer", "modules")  # features of different batches have no inner product
     natural = "mean"
 
     def __init__(self, *, gamma: float = 1e-3, rho: float = 0.1, **common: Unpack[Common]) -> None:

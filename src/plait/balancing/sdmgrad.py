@@ -117,6 +117,7 @@ class SDMGrad(Balancer):
     """
 
     needs = Needs(quantity="gramian", extra_batches=2)
+    scopes = ("parameters", "last_layer", "modules")  # features of different batches have no inner product
     natural = "mean"
 
     def __init__(
