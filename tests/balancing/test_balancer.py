@@ -271,3 +271,16 @@ def test_what_does_not_fit_is_refused_in_a_sentence() -> None:
         plait.balancing.create("fixed")
     with pytest.raises(ConfigurationError, match=r"must be {name: a number} or null, got \[1, 2\]"):
         plait.balancing.create("fixed", weights=[1, 2])
+
+
+def test_losses_without_a_graph_are_refused() -> None:
+    """As ``loss.backward()`` does; one that is a constant beside others is no error."""
+    trunk, heads, images = problem()
+    losses = losses_of(heads, trunk(images))
+    for name in ("equal", "mgda"):
+        balancer = plait.balancing.create(name)
+        with pytest.raises(ConfigurationError, match="no loss requires a gradient"):
+            balancer.backward([loss.detach() for loss in losses.values()], parameters=trunk.parameters())
+    mixed = [losses["a"], losses["b"].detach(), losses["c"]]
+    report = plait.balancing.create("equal").backward(mixed, parameters=trunk.parameters())
+    assert report.weights.tolist() == [1, 1, 1]
