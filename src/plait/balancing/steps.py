@@ -104,7 +104,7 @@ def take(balancer: Balancer, given: Inputs, *, last: bool) -> BalancerReport | N
         terms.append((PENALTY, given.penalty))
     if terms and world_size() == 1 and not any(loss.requires_grad for _, loss in terms):
         raise ConfigurationError(
-            "no loss requires a gradient: pass the losses with their graph, neither detached nor under no_grad"
+            "no loss requires a gradient: pass losses with their graph, neither detached nor under no_grad"
         )
     terms = [(place, loss) for place, loss in terms if loss.requires_grad]
     others = None if given.others is None else list(given.others)
