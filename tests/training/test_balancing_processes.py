@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[2]
 Results = dict[str, dict[str, Tensor]]
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids="{} processes".format)
+@pytest.fixture(
+    scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)], ids="{} processes".format
+)
 def processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
     """What each process wrote, for every case, from one start."""
     folder, world = tmp_path_factory.mktemp("processes"), request.param
