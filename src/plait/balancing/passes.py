@@ -106,7 +106,7 @@ class Pass:
             return
         outside = [p for p in self._everything() if p not in self.scope]
         for place, loss, keep in self._each():
-            inside = self._inside(place)
+            inside = used(self.scope, place)
             inputs: list[Tensor] = [*inside, *outside]
             gradients = gradients_of([loss], inputs, [self._seed(loss)], keep=keep)
             self._keep(shared, place, inside, gradients[: len(inside)])
@@ -114,22 +114,18 @@ class Pass:
 
     def rows_over(self, tensors: Mapping[nn.Parameter, tuple[int, ...]], cut: Cut | None, rows: Rows) -> None:
         """Adds each task's gradient of some tensors, ``{tensor: places of its users}``, and no other."""
-        at = None if cut is None else self._at_leaves(cut)
-        for number, (place, loss) in enumerate(self.terms, start=1):
-            inputs = [tensor for tensor, users in tensors.items() if place == PENALTY or place in users]
-            keep = number < len(self.terms)
-            if cut is None or at is None:
-                gradients = gradients_of([loss], inputs, [self._seed(loss)], keep=keep)
-            else:
-                gradients = cut.back(at[place], inputs, keep=keep)
-            self._keep(rows, place, inputs, gradients)
-
-    def _at_leaves(self, cut: Cut) -> dict[int, dict[Tensor, Tensor]]:
-        at: dict[int, dict[Tensor, Tensor]] = {}
+        if cut is not None:
+            leaves = Rows()
+            for place, loss, keep in self._each():
+                gradients = gradients_of([loss], cut.leaves, [self._seed(loss)], keep=keep)
+                for leaf, gradient in zip(cut.leaves, gradients, strict=True):
+                    if gradient is not None:
+                        leaves.add(leaf, place, gradient)
+            self.carried(cut, leaves, tensors, rows, keep=False)
+            return
         for place, loss, keep in self._each():
-            gradients = gradients_of([loss], cut.leaves, [self._seed(loss)], keep=keep)
-            at[place] = {leaf: g for leaf, g in zip(cut.leaves, gradients, strict=True) if g is not None}
-        return at
+            inputs = used(tensors, place)
+            self._keep(rows, place, inputs, gradients_of([loss], inputs, [self._seed(loss)], keep=keep))
 
     def rows_at(self, cut: Cut, heads: Rows | None) -> Rows:
         """Each task's (scaled) gradient at the leaves; those of the heads on the way, each head once."""
@@ -148,13 +144,20 @@ class Pass:
         return rows
 
     def carried(
-        self, cut: Cut, rows: Rows, tensors: Mapping[nn.Parameter, tuple[int, ...]], compared: Rows
+        self,
+        cut: Cut,
+        rows: Rows,
+        tensors: Mapping[nn.Parameter, tuple[int, ...]],
+        compared: Rows,
+        *,
+        keep: bool,
     ) -> None:
-        """Carries each task's row to some tensors only; the graph is kept for a backward through the rest."""
-        for place, _ in self.terms:
-            inputs = [tensor for tensor, users in tensors.items() if place == PENALTY or place in users]
+        """Carries each task's row to some tensors only; ``keep`` says whether the rest's turn comes yet."""
+        for number, (place, _) in enumerate(self.terms, start=1):
+            inputs = used(tensors, place)
             at = {leaf: row[place] for leaf, row in rows.blocks.items() if place in row}
-            self._keep(compared, place, inputs, cut.back(at, inputs, keep=True))
+            gradients = cut.back(at, inputs, keep=keep or number < len(self.terms))
+            self._keep(compared, place, inputs, gradients)
 
     def rows_behind(
         self, cut: Cut, rows: Rows, shared: Rows, heads: Rows | None = None, *, scoped: bool = False
@@ -164,7 +167,7 @@ class Pass:
         outside = [p for p in behind if p not in self.scope] if scoped else []
         places = [place for place, _ in self.terms]
         for number, place in enumerate(places, start=1):
-            inside = self._inside(place) if scoped else behind
+            inside = used(self.scope, place) if scoped else behind
             at = {leaf: row[place] for leaf, row in rows.blocks.items() if place in row}
             gradients = cut.back(at, [*inside, *outside], keep=number < len(places))
             self._keep(shared, place, inside, gradients[: len(inside)])
@@ -182,9 +185,6 @@ class Pass:
 
     def _seed(self, loss: Tensor, weight: Tensor | float = 1.0) -> Tensor:
         return torch.ones_like(loss) * weight * self.factor
-
-    def _inside(self, place: int) -> list[nn.Parameter]:
-        return [p for p, users in self.scope.items() if place == PENALTY or place in users]
 
     def _everything(self) -> list[Tensor]:
         """All parameters that this graph may reach."""
@@ -224,3 +224,8 @@ class Pass:
             self._add(inputs, gradients)
         else:
             self._keep(heads, place, inputs, gradients)
+
+
+def used(tensors: Mapping[nn.Parameter, tuple[int, ...]], place: int) -> list[nn.Parameter]:
+    """Those of the tensors, ``{tensor: places of its users}``, that a task uses; the penalty may use all."""
+    return [tensor for tensor, users in tensors.items() if place == PENALTY or place in users]

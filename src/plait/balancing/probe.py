@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.balancing.gradients import widest
-from plait.training.distributed import anywhere, reduce_sum, reduce_sums
+from plait.training.distributed import reduce_sum, reduce_sums
 
 Evaluate = Callable[[], Iterable[Mapping[str, Tensor | None]]]
 """The losses ``{task: scalar}`` of each micro-batch of a batch, with the parameters as they are now."""
@@ -115,16 +115,6 @@ class Probe:
                     if loss is not None:
                         total[place] += loss
         return reduce_sum(total)
-
-    def present(self, batch: int) -> tuple[bool, ...]:
-        """Whether each task has a loss in a batch, in some process."""
-        here = [False] * len(self.tasks)
-        with torch.no_grad(), untouched(self.model):
-            for losses in self.batches[batch]():
-                here = [
-                    flag or losses.get(task) is not None for task, flag in zip(self.tasks, here, strict=True)
-                ]
-        return tuple(anywhere(here))
 
     def gradients(self, batch: int, weights: Tensor) -> list[Tensor]:
         """The gradient of a batch's weighted sum of losses, weights ``[T]``: a tensor a parameter."""

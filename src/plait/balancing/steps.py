@@ -265,7 +265,7 @@ def backward_at_cut(
     else:
         if not step.over:
             step.over = compared_behind(balancer, step, cut, rows, given)
-        graph.carried(cut, rows, step.over, step.compared)
+        graph.carried(cut, rows, step.over, step.compared, keep=True)
     if not last:
         graph.rows_behind(cut, rows, step.shared)
         return
@@ -385,8 +385,7 @@ class unless_finite:  # noqa: N801 - reads as a statement
 
     def __init__(self, balancer: Balancer, losses: Tensor | None) -> None:
         self.balancer = balancer
-        known = losses is None or balancer.needs.gradients
-        self.good = None if known or losses is None else losses.isfinite().all()
+        self.good = None if losses is None or balancer.needs.gradients else losses.isfinite().all()
 
     def __enter__(self) -> None:
         kept = self.balancer.named_buffers() if self.good is not None else ()

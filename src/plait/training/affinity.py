@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from plait.balancing.probe import untouched
 from plait.data.sample import Batch
 from plait.errors import ConfigurationError
 from plait.models.network import MultiTaskNetwork
@@ -72,16 +73,12 @@ def task_affinity(
         ]
         for task in model.tasks
     }
-    with unchanged_random_numbers(batches[0].images.device) as again:
-        again()
-        before = losses_again(model, batches, counts, "fp32")
-        again()
-        gradients = shared_gradients(model, batches, counts, present, shared)
-        after = {}
-        for name, gradient in gradients.items():
-            with stepped(shared[name], gradient, lr):
-                again()
-                after[name] = losses_again(model, batches, counts, "fp32")
+    # Each pass leaves random numbers as they were, so all of them draw the same.
+    before = losses_again(model, batches, counts, "fp32")
+    after = {}
+    for name, gradient in shared_gradients(model, batches, counts, present, shared).items():
+        with stepped(shared[name], gradient, lr):
+            after[name] = losses_again(model, batches, counts, "fp32")
     names = [task.name for task in model.tasks]
     return {
         giver: {
@@ -111,9 +108,8 @@ def shared_gradients(
 ) -> dict[str, list[Tensor]]:
     """The gradient of each present task's loss over the global batch, at the parameters named for it."""
     totals: dict[str, list[Tensor]] = {}
-    statistics = [buffer.clone() for buffer in model.buffers()]
-    for batch in batches:
-        with kept_graphs():
+    with untouched(model), kept_graphs():
+        for batch in batches:
             losses = task_losses(model.tasks, model(batch.images), batch.targets, counts)
             for name in (task.name for task in model.tasks if present[task.name]):
                 here = [torch.zeros_like(parameter) for parameter in shared[name]]
@@ -128,9 +124,6 @@ def shared_gradients(
                         )
                     )
                 totals[name] = [a + b for a, b in zip(totals[name], here)] if name in totals else here
-    with torch.no_grad():
-        for buffer, old in zip(model.buffers(), statistics, strict=True):
-            buffer.copy_(old)
     return {name: reduce_sums(gradient) for name, gradient in totals.items()}
 
 
@@ -147,20 +140,3 @@ def stepped(parameters: Sequence[nn.Parameter], gradient: Sequence[Tensor], lr: 
         with torch.no_grad():
             for parameter, old in zip(parameters, kept, strict=True):
                 parameter.copy_(old)
-
-
-@contextmanager
-def unchanged_random_numbers(device: torch.device) -> Iterator[Callable[[], None]]:
-    """Random numbers that go on afterwards as if nothing had been; it yields what starts them again."""
-    host = torch.get_rng_state()
-    accelerator = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-    def again() -> None:
-        torch.set_rng_state(host)
-        if accelerator is not None:
-            torch.cuda.set_rng_state(accelerator, device)
-
-    try:
-        yield again
-    finally:
-        again()

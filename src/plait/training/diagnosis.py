@@ -7,18 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from plait.balancing.gradients import Rows, gradients_of
+from plait.balancing.probe import untouched
 from plait.data.sample import Batch
 from plait.errors import ConfigurationError
 from plait.models.backbones import Backbone, ViT
 from plait.models.encoders.trees import part_names
 from plait.models.network import MultiTaskNetwork
 from plait.tasks.objective import losses as task_losses
-from plait.training.affinity import unchanged_random_numbers
 from plait.training.distributed import reduce_sums, world_size
 from plait.training.precision import Precision, autocast
 from plait.training.step import StepReport, global_counts, kept_graphs, present_tasks
@@ -346,8 +345,7 @@ class Measurement:
         counts = global_counts(model.tasks, batches)
         present = tuple(present_tasks(model.tasks, batches).values())
         rows, device = Rows(), batches[0].images.device
-        statistics = [buffer.clone() for buffer in model.buffers()]
-        with unchanged_random_numbers(device), kept_graphs():
+        with untouched(model), kept_graphs():
             for batch in batches:
                 with autocast(device, precision):
                     predictions = model(batch.images)
@@ -361,9 +359,6 @@ class Measurement:
                     for parameter, gradient in zip(inputs, gradients, strict=True):
                         if gradient is not None:
                             rows.add(parameter, place, gradient if scale is None else gradient / scale)
-        with torch.no_grad():
-            for buffer, old in zip(model.buffers(), statistics, strict=True):
-                buffer.copy_(old)
         if world_size() > 1:
             blocks = [(p, place) for p, places in users.items() for place in places if present[place]]
             rows.replace(blocks, reduce_sums)

@@ -147,9 +147,7 @@ def training_step(
         fits = grad_norm.isfinite() | ~finite.all()
         scaler.update(fits & (not any(balanced.overflowed)))
     if beginning is not None:
-        with untouched(model):
-            beginning.restore()
-            balancer.after_update(lambda: losses_again(model, batches, counts, precision))
+        balancer.after_update(lambda: losses_again(model, batches, counts, precision, beginning))
     return StepReport(
         losses={task.name: loss for task, loss in zip(model.tasks, balanced.losses, strict=True)},
         weights=balanced.weights,
@@ -499,23 +497,28 @@ def begun(optimizer: torch.optim.Optimizer) -> bool:
 
 @torch.no_grad()
 def losses_again(
-    model: MultiTaskNetwork, batches: Sequence[Batch], counts: Mapping[str, Tensor], precision: Precision
+    model: MultiTaskNetwork,
+    batches: Sequence[Batch],
+    counts: Mapping[str, Tensor],
+    precision: Precision,
+    beginning: RandomState | None = None,
 ) -> Tensor:
     """The losses ``[T]`` of the global batch with the parameters as they are now.
 
-    No gradient is taken, and running statistics are put back as they were.
+    No gradient is taken; running statistics and random numbers are put back as they were. What is drawn is
+    what comes next, or what came after ``beginning``.
     """
     device = batches[0].images.device
-    buffers = [buffer.clone() for buffer in model.buffers()]
     total = torch.zeros(len(model.tasks), device=device, dtype=widest(device))
-    for batch in batches:
-        with autocast(device, precision):
-            predictions = model(batch.images)
-            losses = task_losses(model.tasks, predictions, batch.targets, counts)
-        for place, task in enumerate(model.tasks):
-            total[place] += losses.get(task.name, 0.0)
-    for buffer, before in zip(model.buffers(), buffers, strict=True):
-        buffer.copy_(before)
+    with untouched(model):
+        if beginning is not None:
+            beginning.restore()
+        for batch in batches:
+            with autocast(device, precision):
+                predictions = model(batch.images)
+                losses = task_losses(model.tasks, predictions, batch.targets, counts)
+            for place, task in enumerate(model.tasks):
+                total[place] += losses.get(task.name, 0.0)
     return reduce_sum(total)
 
 
