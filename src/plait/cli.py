@@ -335,14 +335,17 @@ def make_parser() -> Parser:
         )
         return made
 
+    def add_root(parser: Parser) -> None:
+        parser.add_argument(
+            "root", type=Path, nargs="?", metavar="ROOT", help="the data's folder (rooms: the packaged set)"
+        )
+        parser.epilog = "An option of the data set is given as in a recipe, for instance:  --variant survey"
+        parser.set_defaults(takes_overrides=True)
+
     check = add_data("check", data_check, "is this folder what the loader thinks it is?")
-    check.add_argument(
-        "root", type=Path, nargs="?", metavar="ROOT", help="the data's folder (rooms: the packaged set)"
-    )
+    add_root(check)
     show = add_data("show", data_show, "draw samples with all their labels")
-    show.add_argument(
-        "root", type=Path, nargs="?", metavar="ROOT", help="the data's folder (rooms: the packaged set)"
-    )
+    add_root(show)
     show.add_argument("--split", default="train", metavar="SPLIT", help="which split (default: train)")
     show.add_argument("--samples", type=int, default=6, metavar="N", help="how many samples (default: 6)")
     show.add_argument(
@@ -352,7 +355,31 @@ def make_parser() -> Parser:
         metavar="FILE",
         help="the picture (default: samples.png)",
     )
-    build = add_data("build", data_build, "make the data that can be made: rooms are rendered")
+    pack = add_data("pack", data_pack, "store a data set so that reading a sample costs next to nothing")
+    add_root(pack)
+    pack.add_argument(
+        "--out",
+        type=folder,
+        required=True,
+        metavar="DIR",
+        help="where it goes; interrupted, it goes on there",
+    )
+    pack.add_argument(
+        "--labels", nargs="+", default=[], metavar="LABEL", help="the labels to keep (default: all)"
+    )
+    pack.set_defaults(after_stop=["the same command packs what is still missing"])
+    build = add_data(
+        "build",
+        data_build,
+        "make the data that can be made: rooms are rendered, nyud is cut from its .mat file",
+    )
+    build.add_argument(
+        "root",
+        type=Path,
+        nargs="?",
+        metavar="SOURCE",
+        help="nyud: the folder that holds nyu_depth_v2_labeled.mat, splits.mat and classMapping40.mat",
+    )
     build.add_argument(
         "--out",
         type=folder,
@@ -538,11 +565,12 @@ def branch(parsed: argparse.Namespace) -> None:
 
 def data_check(parsed: argparse.Namespace) -> None:
     """What is in a folder."""
+    from plait.config import parse_overrides
     from plait.data import check
 
     if parsed.root is not None and not parsed.root.exists():
         raise DataError(f"{parsed.root}: expected a folder or archive of {parsed.name}, found nothing there")
-    found = check(parsed.name, parsed.root)
+    found = check(parsed.name, parsed.root, options=dict(parse_overrides(parsed.overrides)))
     say("\n".join(found.lines))
     if not found.good:
         problems = f"{len(found.problems)} problems" if len(found.problems) > 1 else "a problem"
@@ -551,10 +579,29 @@ def data_check(parsed: argparse.Namespace) -> None:
 
 def data_show(parsed: argparse.Namespace) -> None:
     """A picture of samples."""
+    from plait.config import parse_overrides
     from plait.data import show
 
-    path = show(parsed.name, parsed.root, split=parsed.split, samples=parsed.samples, out=parsed.out)
+    path = show(
+        parsed.name,
+        parsed.root,
+        split=parsed.split,
+        samples=parsed.samples,
+        out=parsed.out,
+        options=dict(parse_overrides(parsed.overrides)),
+    )
     say(f"the picture is {path}")
+
+
+def data_pack(parsed: argparse.Namespace) -> None:
+    """A data set, decoded once."""
+    from plait.config import parse_overrides
+    from plait.data.packed.pack import pack
+
+    options = dict(parse_overrides(parsed.overrides))
+    with progress_bar("packing") as progress:
+        pack(parsed.name, parsed.root, parsed.out, labels=parsed.labels, options=options, progress=progress)
+    say(f"packed: in a recipe, write `data: {{name: packed, root: {parsed.out}}}`")
 
 
 def data_build(parsed: argparse.Namespace) -> None:

@@ -85,6 +85,12 @@ BALANCERS: Mapping[str, str] = {
 }
 DATASETS: Mapping[str, str] = {
     "rooms": "plait.data.rooms.dataset:Rooms",
+    "nyud": "plait.data.nyud.dataset:NYUD",
+    "pascal_context": "plait.data.pascal_context.dataset:PascalContext",
+    "cityscapes": "plait.data.cityscapes:Cityscapes",
+    "folder": "plait.data.folder.dataset:Folder",
+    "joined": "plait.data.joined:Joined",
+    "packed": "plait.data.packed.dataset:Packed",
 }
 TASKS: Mapping[str, str] = {
     "semantic": "plait.tasks.semantic:semantic",

@@ -69,7 +69,7 @@ class DecodedField:
             return found
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _locked(self.folder / "lock"):
+            with locked(self.folder / "lock"):
                 found = self._sound()
                 if found is None:
                     self._build(decode)
@@ -150,7 +150,25 @@ def _checksum(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def full_disk(folder: Path) -> Iterator[None]:
+    """Says in one sentence that a folder cannot be written.
+
+    Raises:
+        DataError: In place of the ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise DataError(f"the disk of {folder} is full; make room and start again: it goes on") from error
+        raise DataError(
+            f"{folder} cannot be written ({error.strerror or error}); choose another folder"
+        ) from error
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a file's lock: of all processes that ask for it, one goes on at a time."""
     try:
         import fcntl
     except ImportError:  # Windows: several processes may build at once; the last rename wins, all are equal

@@ -154,28 +154,30 @@ def _decode(
 # --- arrays ---------------------------------------------------------------------------------------------
 
 
-def read_array(path: Path, member: str | None = None) -> Array:
+def read_array(source: Path | bytes, member: str | None = None, *, name: str = "") -> Array:
     """Reads a ``.npy`` file, or one array of an ``.npz`` archive, without ever unpickling.
 
     Args:
-        path: The file.
+        source: A file, or its content.
         member: The array's name in an ``.npz``; None for ``.npy``.
+        name: What to call it in errors; the file's path by default.
 
     Raises:
         DataError: If the file is missing, damaged, holds Python objects, lacks the array, or claims
             an array of more than ``MAX_PIXELS`` times 16 bytes.
     """
+    path = name or (str(source) if isinstance(source, Path) else f"an array of {len(source)} bytes")
     try:
         if member is None:
-            with path.open("rb") as stream:
-                return _read_npy(stream, path.stat().st_size, str(path))
-        with zipfile.ZipFile(path) as archive:
+            with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as stream:
+                return _read_npy(stream, path)
+        with zipfile.ZipFile(source if isinstance(source, Path) else io.BytesIO(source)) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
             if member not in names:
                 raise DataError(f"{path}: holds no array {member!r}, only {', '.join(names) or 'nothing'}")
             info = archive.getinfo(f"{member}.npy")
             with archive.open(info) as stream:
-                return _read_npy(stream, info.file_size, f"{path} [{member}]")
+                return _read_npy(stream, f"{path} [{member}]")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; is the folder complete?") from error
     except DataError:
@@ -184,7 +186,7 @@ def read_array(path: Path, member: str | None = None) -> Array:
         raise DataError(f"{path}: not an array file, or damaged ({error}); get it again") from error
 
 
-def _read_npy(stream: IO[bytes], size: int, name: str) -> Array:
+def _read_npy(stream: IO[bytes], name: str) -> Array:
     version = npy.read_magic(stream)
     if version not in {(1, 0), (2, 0)}:
         raise DataError(f"{name}: unknown array format {version}; save it with numpy.save")

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from plait import registry
-from plait.data.labels import Depth, Label, Normals, Semantic
+from plait.data.labels import Depth, InverseDepth, Label, Mask, Normals, Semantic
+from plait.data.published import Layout, Part
 from plait.data.sample import DataSet, Sample
 from plait.errors import ConfigurationError, DataError
 
@@ -24,6 +25,13 @@ if TYPE_CHECKING:
     from plait.tasks.base import Legend, Task
 
 SPLITS = ("train", "val", "test")
+KIND_BY_TYPE: Mapping[type[Label], str] = {
+    Depth: "depth",
+    InverseDepth: "inverse_depth",
+    Normals: "normals",
+    Mask: "saliency",
+}
+"""The task that draws a label whose name is no kind of task."""
 
 
 @dataclass
@@ -49,47 +57,123 @@ class Report:
         self.lines.append(f"PROBLEM: {sentence}")
 
 
-def check(name: str, root: Path | str | None = None, *, samples: int = 16) -> Report:
+def check(
+    name: str,
+    root: Path | str | None = None,
+    *,
+    samples: int = 16,
+    options: Mapping[str, Any] | None = None,
+) -> Report:
     """Opens every split, verifies its files, and reads samples spread over it.
 
     Args:
         name: Of the data set, for instance ``"rooms"``.
         root: Its folder; the data set's own default if None.
         samples: How many samples a split are read; counts and checksums are of all.
+        options: Further options of the data set.
 
     Returns:
-        What is there: counts, value ranges of each label and the share of its pixels that is known.
+        What is there and what is missing: for a published archive its variant, the counts beside the
+        published ones and the files that are not there; for every set the value ranges of each label and
+        the share of its pixels that is known.
 
     Raises:
-        ConfigurationError: If there is no data set of this name.
+        ConfigurationError: If there is no data set of this name, or an option is wrong.
     """
-    kind = registry.resolve("data set", name)
-    fields: Mapping[str, type[Label]] = getattr(kind, "fields", {})
+    kind: Any = registry.resolve("data set", name)
+    options = dict(options or {})
+    registry.check_options("data set", name, options)
     report = Report()
+    try:
+        fields = fields_at(name, root, options)
+    except DataError as error:
+        report.problem(str(error))
+        return report
+    if hasattr(kind, "open_layout"):
+        variant = {key: options[key] for key in ("variant",) if key in options}
+        _check_archive(report, kind.open_layout(root, options=options, **variant))
     seen: dict[str, str] = {}
     for split in getattr(kind, "splits", SPLITS):
         try:
-            dataset = _undecoded(name, split, tuple(fields), root)
+            dataset = opened(name, split, tuple(fields), root, {**_as_it_lies(name), **options})
         except (DataError, ConfigurationError) as error:
             report.problem(f"{split}: {error}")
             continue
         if not seen:
-            report.lines += [f"{what}: {answer}" for what, answer in getattr(dataset, "facts", {}).items()]
+            told = [f"{what}: {answer}" for what, answer in getattr(dataset, "facts", {}).items()]
+            report.lines[:0] = told
         _check_ids(report, dataset, seen)
         _check_samples(report, dataset, samples)
     return report
 
 
-def _undecoded(name: str, split: str, labels: Sequence[str], root: Path | str | None) -> DataSet:
-    """The data set, reading the files themselves rather than a cache of them where it has one."""
-    options: dict[str, Any] = {} if root is None else {"root": root}
-    try:
-        registry.check_options("data set", name, {"cache": "none"})
-        options["cache"] = "none"
-    except ConfigurationError:
-        pass
-    made: DataSet = registry.build("data set", name, options, split=split, labels=labels)
+def fields_at(
+    name: str, root: Path | str | None, options: Mapping[str, Any] | None = None
+) -> Mapping[str, type[Label]]:
+    """The label fields of a data set, as its files at ``root`` have them.
+
+    Raises:
+        ConfigurationError: If there is no such data set.
+        DataError: If the files are not there, or not those of the data set.
+    """
+    kind: Any = registry.resolve("data set", name)
+    found: Mapping[str, type[Label]]
+    if hasattr(kind, "fields_at"):
+        found = kind.fields_at(root, **(options or {}))
+    else:
+        found = getattr(kind, "fields", {})
+    return found
+
+
+def opened(
+    name: str,
+    split: str,
+    labels: Sequence[str],
+    root: Path | str | None,
+    options: Mapping[str, Any] | None = None,
+) -> DataSet:
+    """A data set by its name, its own default root if that is None."""
+    given = dict(options or {}) if root is None else {"root": root, **(options or {})}
+    made: DataSet = registry.build("data set", name, given, split=split, labels=labels)
     return made
+
+
+def _as_it_lies(name: str) -> dict[str, Any]:
+    """Options by which a data set reads the files themselves, and goes on where some are missing."""
+    options = {}
+    for option, value in (("cache", "none"), ("missing", "allow")):
+        try:
+            registry.check_options("data set", name, {option: value})
+            options[option] = value
+        except ConfigurationError:
+            pass
+    return options
+
+
+def _check_archive(report: Report, layout: Layout) -> None:
+    """Counts beside the published ones, and the files that are missing, field by field."""
+    parts: tuple[Part, ...] = ("train", "test")
+    for part in parts:
+        try:
+            ids = layout.ids(part)
+        except DataError as error:
+            report.problem(f"{part} part: {error}")
+            continue
+        expected = layout.counts.get(part)
+        if expected is not None and len(ids) != expected:
+            report.problem(
+                f"{part} part: the published archive has {expected} images, this one lists {len(ids)}: it is "
+                f"incomplete, or of another variant"
+            )
+        for label in ("image", *layout.fields):
+            absent = [name for name in ids if layout.path(label, name) is None]
+            report.lines.append(f"  {part} {label}: {len(ids) - len(absent)} of {len(ids)} files are there")
+            if absent:
+                more = ", ..." if len(absent) > 3 else ""
+                report.problem(
+                    f"{part} part: {len(absent)} of {len(ids)} images have no {label} file "
+                    f"({', '.join(absent[:3])}{more}): complete the folder"
+                )
 
 
 def _check_ids(report: Report, dataset: DataSet, seen: dict[str, str]) -> None:
@@ -140,6 +224,10 @@ def _described(label_type: type[Label], maps: Sequence[Tensor]) -> str:
     elif issubclass(label_type, Normals):
         lengths = known.norm(dim=-1)
         text = f"lengths {lengths.min():.3f} to {lengths.max():.3f}"
+        facing = float((known[:, 2] < 0).float().mean())
+        text += f", {100 * facing:.0f} % face the camera (z < 0)"
+        if facing < 0.5:
+            text += ", so z seems to point the other way: see the set's option for the axes of normals"
     else:
         text = f"{known.min():.2f} to {known.max():.2f}, mean {known.mean():.3f}"
     return f"{text}; {100 * share:.1f} % of the pixels known"
@@ -161,6 +249,9 @@ def _fault(label_type: type[Label], maps: Sequence[Tensor], classes: Sequence[st
         elif issubclass(label_type, Normals):
             if (known.norm(dim=-1) - 1).abs().max() > 0.01:
                 return "vectors found that are not of length 1"
+        elif issubclass(label_type, InverseDepth):
+            if known.min() < 0:
+                return f"inverse depth {known.min():g} found; it must not be negative"
         elif known.min() < 0 or known.max() > 1:
             return f"values from {known.min():g} to {known.max():g} found, expected [0, 1]"
     return ""
@@ -174,6 +265,7 @@ def show(
     samples: int = 6,
     out: Path | str = "samples.png",
     tasks: Sequence[Task] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> Path:
     """Draws samples spread over a split, a row each, the image and every label; below, how to read each.
 
@@ -186,6 +278,7 @@ def show(
         tasks: Whose labels to draw, in their order; by default one a label that the set has (ids without
             class names, such as instances, are left out), the colours of depth reaching to the 99th
             percentile of the drawn samples.
+        options: Further options of the data set.
 
     Returns:
         ``out``.
@@ -198,10 +291,10 @@ def show(
     if samples < 1:
         raise ConfigurationError(f"expected at least 1 sample to draw, got {samples}: ask for more")
     _check_format(Path(out))
-    kind = registry.resolve("data set", name)
-    fields: Mapping[str, type[Label]] = getattr(kind, "fields", {})
-    labels = tuple(task.label for task in tasks) or tuple(fields)
-    dataset = _undecoded(name, split, labels, root)
+    options = dict(options or {})
+    registry.check_options("data set", name, options)
+    labels = tuple(task.label for task in tasks) or tuple(fields_at(name, root, options))
+    dataset = opened(name, split, labels, root, {**_as_it_lies(name), **options})
     places = np.unique(np.linspace(0, max(len(dataset) - 1, 0), min(samples, len(dataset))).astype(int))
     shown = [dataset[int(place)] for place in places]
     figure = _sheet(shown, tuple(tasks) or default_tasks(dataset, shown))
@@ -236,8 +329,7 @@ def default_tasks(dataset: DataSet, samples: Sequence[Sample] = ()) -> tuple[Tas
         elif label in registry.TASKS:
             declaration[label] = {"kind": label}
         else:
-            by_type = "depth" if label_type is Depth else "normals" if label_type is Normals else "saliency"
-            declaration[label] = {"kind": by_type}
+            declaration[label] = {"kind": KIND_BY_TYPE.get(label_type, "saliency")}
         if label in declaration:
             declaration[label]["label"] = label
             far = _far([sample.targets[label] for sample in samples if label in sample.targets])

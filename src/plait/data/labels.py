@@ -1,13 +1,14 @@
 """The labels' types: tensors that know how they are warped and which of their values is unknown.
 
-========== ========= ======== ===================================================== =========
-type       dtype     channels values                                                unknown
-========== ========= ======== ===================================================== =========
-Semantic   int64     1        class ids                                             255
-Depth      float32   1        metres along the optical axis                         NaN
-Normals    float32   3        unit vectors: x right, y down, z forward, facing us   NaN
-Mask       float32   1        probability in [0, 1] (edges, saliency)               NaN
-========== ========= ======== ===================================================== =========
+============ ======= ======== ==================================================== =======
+type         dtype   channels values                                               unknown
+============ ======= ======== ==================================================== =======
+Semantic     int64   1        class ids                                            255
+Depth        float32 1        metres along the optical axis                        NaN
+InverseDepth float32 1        1 / metres, or a unit proportional to it (disparity) NaN
+Normals      float32 3        unit vectors: x right, y down, z forward, facing us  NaN
+Mask         float32 1        probability in [0, 1] (edges, saliency)              NaN
+============ ======= ======== ==================================================== =======
 """
 
 from __future__ import annotations
@@ -55,6 +56,14 @@ class Semantic(Label):
 
 class Depth(Label):
     """Metres along the optical axis, float32 ``[1, H, W]``, NaN unknown."""
+
+
+class InverseDepth(Label):
+    """What is larger the nearer, float32 ``[1, H, W]``, 0 at infinity, NaN unknown.
+
+    In 1 / metres, or in a unit proportional to it: disparity is inverse depth times focal length and
+    baseline.
+    """
 
 
 class Normals(Label):

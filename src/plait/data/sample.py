@@ -87,6 +87,16 @@ class DataSet(Protocol):
     """What every data set offers: a length, samples by place, names, and what its labels mean.
 
     Constructed as ``(split, labels, root=None, ...)``, where ``labels`` are the label fields to load.
+
+    Further members are read where a data set has them:
+
+    - ``present(place) -> frozenset[str]``: the labels that a sample has, without loading it. Needed by
+      samplers that go by labels, and to hide labels by seed.
+    - ``measuring: {argument: value}``: what a measure must know of the data, for instance the
+      ``max_distance`` at which boundaries match.
+    - ``facts: {what: answer}``: what a person wants to know about the set.
+    - ``splits``: the names of its splits, no two of which share a sample; ``train``, ``val`` and ``test``
+      if absent.
     """
 
     split: str

@@ -174,6 +174,10 @@ class Rooms:
         """The name of the sample at a place."""
         return self.ids[place]
 
+    def present(self, place: int) -> frozenset[str]:
+        """The labels that a sample has: all that were asked for."""
+        return frozenset(self.labels)
+
     def __getitem__(self, place: int) -> Sample:
         image = torch.from_numpy(np.array(self._stored("image", place)))
         targets = {label: CONVERT[label](self._stored(label, place)) for label in self.labels}
