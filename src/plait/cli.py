@@ -218,8 +218,44 @@ def make_parser() -> Parser:
         after_stop=["the same command, without --fresh, goes on from the last checkpoint, or from the start"],
     )
 
-    evaluate_ = add("evaluate", evaluate, help="score a trained run on a split: one row a task")
-    evaluate_.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
+    evaluate_ = add(
+        "evaluate",
+        evaluate,
+        help="score a trained run on a split, or maps on disk of any software: one row a measure",
+        epilog=(
+            "Maps on disk, in DIR/TASK/ID.png (or .npy, .npz, .mat; DIR/ID.png where there is one task):\n"
+            "  plait evaluate --predictions DIR --targets DIR --task edges=edges --protocol survey\n"
+            "  plait evaluate --predictions DIR --targets DIR --tasks scoring.yaml\n"
+            "A task is NAME=KIND, or NAME={kind: semantic, classes: 21}. scoring.yaml holds `tasks` as a\n"
+            "recipe does, and where maps are not stored in the usual way `predictions` and `targets`:\n"
+            "  targets: {depth: {scale: 0.001}}"
+        ),
+    )
+    evaluate_.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run's folder")
+    evaluate_.add_argument(
+        "--protocol",
+        metavar="PROTOCOL",
+        help="by whose rules: plain, survey, invpt or mtan (default: as the run's recipe says, else plain)",
+    )
+    maps = evaluate_.add_argument_group("maps on disk")
+    maps.add_argument("--predictions", type=Path, metavar="DIR", help="the maps to score")
+    maps.add_argument("--targets", type=Path, metavar="DIR", help="the labels")
+    maps.add_argument(
+        "--task", action="append", default=[], metavar="NAME=KIND", help="a task to score; may be repeated"
+    )
+    maps.add_argument("--tasks", type=Path, metavar="FILE", help="the tasks, in YAML")
+    maps.add_argument(
+        "--max-distance",
+        type=float,
+        metavar="D",
+        help="edges: how far a match may lie, as a part of the image's diagonal (default: 0.0075)",
+    )
+    maps.add_argument(
+        "--resize", action="store_true", help="bring predictions of another size to their target's"
+    )
+    maps.add_argument(
+        "--workers", type=int, metavar="N", help="threads (default: as many as there are cores, at most 8)"
+    )
     evaluate_.add_argument("--split", metavar="SPLIT", help="which split (default: the recipe's test split)")
     evaluate_.add_argument(
         "--flip", action="store_true", default=None, help="average with the mirrored image"
@@ -387,24 +423,27 @@ def make_parser() -> Parser:
         metavar="DIR",
         help="where it goes; an interrupted build goes on there",
     )
-    build.add_argument("--images", type=int, default=600, metavar="N", help="how many images (default: 600)")
     build.add_argument(
-        "--size", type=size, default=(192, 256), metavar="HxW", help="pixels (default: 192x256)"
+        "--processes", type=int, default=2, metavar="N", help="processes of one thread each (default: 2)"
     )
-    build.add_argument(
+    rooms = build.add_argument_group("rooms")
+    rooms.add_argument("--images", type=int, metavar="N", help="how many images (default: 600)")
+    rooms.add_argument("--size", type=size, metavar="HxW", help="pixels (default: 192x256)")
+    rooms.add_argument(
         "--quality",
         choices=("draft", "default", "fine"),
-        default="default",
         metavar="QUALITY",
-        help="draft, default or fine",
+        help="draft, default or fine (default: default)",
     )
-    build.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="another seed gives other rooms (default: 0)"
+    rooms.add_argument("--seed", type=int, metavar="N", help="another seed gives other rooms (default: 0)")
+    nyud = build.add_argument_group("nyud")
+    nyud.add_argument(
+        "--depth", choices=("inpainted", "raw"), metavar="DEPTH", help="inpainted or raw (default: inpainted)"
     )
-    build.add_argument(
-        "--processes", type=int, default=2, metavar="N", help="renderers of one thread each (default: 2)"
+    nyud.add_argument(
+        "--no-crop", action="store_false", dest="crop", default=None, help="keep the white border"
     )
-    build.set_defaults(after_stop=["the same command renders what is still missing"])
+    build.set_defaults(after_stop=["the same command makes what is still missing"])
 
     list_ = add("list", list_names, help=f"name what there is: {', '.join(LISTS)}")
     list_.add_argument(
@@ -478,7 +517,18 @@ def train(parsed: argparse.Namespace) -> None:
 
 
 def evaluate(parsed: argparse.Namespace) -> None:
-    """Scores of a run."""
+    """Scores of a run, or of maps on disk."""
+    if parsed.predictions is not None or parsed.targets is not None:
+        evaluate_maps(parsed)
+        return
+    if parsed.run is None:
+        raise ConfigurationError("name a run's folder, or maps on disk with --predictions and --targets")
+    for option in ("task", "tasks", "max_distance", "resize", "workers"):
+        if getattr(parsed, option):
+            raise ConfigurationError(
+                f"--{option.replace('_', '-')} is for maps on disk, with --predictions and --targets; "
+                f"a run has its own recipe"
+            )
     from plait.study.cores import usable_cores
     from plait.training import checkpoint
     from plait.training.memory import keep_freed_memory
@@ -497,7 +547,12 @@ def evaluate(parsed: argparse.Namespace) -> None:
     bar = progress_bar("evaluating") if processes.is_main_process else nullcontext()
     with threads(idle_threads(cores)), bar as progress:
         scores = run.evaluate(
-            parsed.split, flip=parsed.flip, scales=parsed.scales, window=parsed.window, progress=progress
+            parsed.split,
+            protocol=parsed.protocol,
+            flip=parsed.flip,
+            scales=parsed.scales,
+            window=parsed.window,
+            progress=progress,
         )
     if processes.is_main_process:
         if not finished:
@@ -506,6 +561,33 @@ def evaluate(parsed: argparse.Namespace) -> None:
         if parsed.json:
             scores.save(parsed.json)
     leave()
+
+
+def evaluate_maps(parsed: argparse.Namespace) -> None:
+    """Scores of maps that any software has written."""
+    from plait.metrics.folders import read_scoring, score_folders
+
+    for option in ("run", "split", "flip", "scales", "window"):
+        if getattr(parsed, option):
+            raise ConfigurationError(f"{option} is for runs: maps on disk are scored as they are")
+    if parsed.predictions is None or parsed.targets is None:
+        raise ConfigurationError("maps on disk need both --predictions and --targets")
+    scoring = read_scoring(parsed.tasks, parsed.task)
+    if parsed.max_distance is not None:
+        scoring["measuring"] = {**scoring.get("measuring", {}), "max_distance": parsed.max_distance}
+    with progress_bar("scoring") as progress:
+        scores = score_folders(
+            parsed.predictions,
+            parsed.targets,
+            protocol=parsed.protocol or "plain",
+            resize=parsed.resize,
+            workers=parsed.workers,
+            progress=progress,
+            **scoring,
+        )
+    console().print(scores.table())
+    if parsed.json:
+        scores.save(parsed.json)
 
 
 def report(parsed: argparse.Namespace) -> None:
@@ -605,22 +687,34 @@ def data_pack(parsed: argparse.Namespace) -> None:
 
 
 def data_build(parsed: argparse.Namespace) -> None:
-    """Rooms, rendered."""
-    from plait.data.rooms.build import build_rooms
+    """Data, made."""
+    own = {"rooms": ("images", "size", "quality", "seed"), "nyud": ("root", "depth", "crop")}
+    if parsed.name not in own:
+        raise ConfigurationError(f"{parsed.name} cannot be built; {' and '.join(own)} can")
+    given = {
+        option: getattr(parsed, option)
+        for options in own.values()
+        for option in options
+        if getattr(parsed, option) is not None
+    }
+    foreign = [option for option in given if option not in own[parsed.name]]
+    if foreign:
+        raise ConfigurationError(f"{parsed.name} is built without {foreign[0]!r}: leave that out")
+    if parsed.name == "rooms":
+        from plait.data.rooms.build import build_rooms
 
-    if parsed.name != "rooms":
-        raise ConfigurationError(f"{parsed.name} cannot be built; only rooms can: they are rendered")
-    with progress_bar("rendering rooms") as progress:
-        build_rooms(
-            parsed.out,
-            images=parsed.images,
-            size=parsed.size,
-            quality=parsed.quality,
-            seed=parsed.seed,
-            processes=parsed.processes,
-            progress=progress,
-        )
-    say(f"the rooms are in {parsed.out}")
+        given = {"images": 600, "size": (192, 256), "quality": "default", "seed": 0, **given}
+        with progress_bar("rendering rooms") as progress:
+            build_rooms(parsed.out, **given, processes=parsed.processes, progress=progress)
+        say(f"the rooms are in {parsed.out}")
+        return
+    from plait.data.nyud.build import build_nyud
+
+    if "root" not in given:
+        raise ConfigurationError("nyud is built from its sources: name the folder that holds them")
+    with progress_bar("building nyud") as progress:
+        build_nyud(given.pop("root"), parsed.out, **given, processes=parsed.processes, progress=progress)
+    say(f"the set is in {parsed.out}")
 
 
 def list_names(parsed: argparse.Namespace) -> None:

@@ -321,6 +321,11 @@ def default_tasks(dataset: DataSet, samples: Sequence[Sample] = ()) -> tuple[Tas
     """
     from plait.tasks import parse
 
+    return parse(default_declaration(dataset, samples))
+
+
+def default_declaration(dataset: DataSet, samples: Sequence[Sample] = ()) -> dict[str, dict[str, Any]]:
+    """The declaration of :func:`default_tasks`, as the ``tasks`` of a recipe."""
     declaration: dict[str, dict[str, Any]] = {}
     for label, label_type in dataset.fields.items():
         if issubclass(label_type, Semantic):
@@ -335,7 +340,7 @@ def default_tasks(dataset: DataSet, samples: Sequence[Sample] = ()) -> tuple[Tas
             far = _far([sample.targets[label] for sample in samples if label in sample.targets])
             if declaration[label]["kind"] == "depth" and far > 0:
                 declaration[label]["far"] = far
-    return parse(declaration)
+    return declaration
 
 
 def _far(depths: Sequence[Tensor]) -> float:

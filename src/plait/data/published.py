@@ -96,6 +96,10 @@ class Layout(ABC):
         """What else ``plait data check`` should say of this archive: ``{what: answer}``."""
         return {}
 
+    def hint(self, field: str) -> str:
+        """Why a field, or some of its files, may not be there: a clause for the error, or nothing."""
+        return ""
+
 
 class PublishedDataSet:
     """What published data sets have in common; a set names its layouts, fields and options.
@@ -162,7 +166,7 @@ class PublishedDataSet:
             if label not in self.fields:
                 raise ConfigurationError(
                     f"{self.name} ({self.layout.name}) has no label {label!r}{nearest(label, self.fields)}; "
-                    f"it has {', '.join(self.fields)}"
+                    f"it has {', '.join(self.fields)}{self._why(label)}"
                 )
         self.labels = tuple(dict.fromkeys(labels))
         self.validation = validation
@@ -233,8 +237,13 @@ class PublishedDataSet:
                 hint = "" if field == "image" else ", or set missing: allow to go on without them"
                 raise DataError(
                     f"{self.layout.root}: {len(absent)} of {len(self.ids)} samples of {self.name} "
-                    f"{self.split} have no {field} file ({named}): complete the folder{hint}"
+                    f"{self.split} have no {field} file ({named}{self._why(field)}): "
+                    f"complete the folder{hint}"
                 )
+
+    def _why(self, field: str) -> str:
+        hint = self.layout.hint(field)
+        return f"; {hint}" if hint else ""
 
     def __len__(self) -> int:
         return len(self.ids)
