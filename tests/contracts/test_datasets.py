@@ -16,7 +16,7 @@ from torch import Tensor
 import plait.data
 from plait import registry
 from plait.data.inspection import default_tasks, fields_at
-from plait.data.labels import Depth, Mask, Normals, Semantic
+from plait.data.labels import Depth, InverseDepth, Mask, Normals, Semantic
 from plait.data.loader import check_sample
 from plait.data.sample import DataSet
 from plait.errors import ConfigurationError, DataError
@@ -61,7 +61,7 @@ def test_samples_are_of_their_types(dataset: DataSet) -> None:
             assert type(label) is label_type
             assert label.shape == (label_type.channels, *sample.geometry.size)
             assert label.dtype == (torch.int64 if label_type is Semantic else torch.float32)
-            assert label_type in (Semantic, Depth, Normals, Mask)
+            assert label_type in (Semantic, Depth, InverseDepth, Normals, Mask)
         check_sample(sample, default_tasks(dataset))
 
 

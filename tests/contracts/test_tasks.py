@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from plait.metrics import PROTOCOLS
 from plait.models.predictions import Predictions
 from plait.registry import TASKS
 from plait.tasks import Task, losses, parse
@@ -15,6 +16,7 @@ from plait.tasks import Task, losses, parse
 DECLARED = {
     "semantic": {"classes": ["floor", "wall", "chair", "lamp"]},
     "depth": {},
+    "inverse_depth": {},
     "normals": {},
     "edges": {},
     "saliency": {},
@@ -25,6 +27,12 @@ DECLARED = {
 def task(request: pytest.FixtureRequest) -> Task:
     (made,) = parse({"mine": {"kind": request.param, **DECLARED[request.param]}})
     return made
+
+
+@pytest.fixture(params=list(PROTOCOLS))
+def scored_task(request: pytest.FixtureRequest, task: Task) -> Task:
+    """Every kind under every protocol."""
+    return task.scored(request.param)
 
 
 def random_label(task: Task, images: int = 3, seed: int = 0) -> Tensor:
@@ -38,6 +46,8 @@ def random_label(task: Task, images: int = 3, seed: int = 0) -> Tensor:
         uniform = torch.nn.functional.normalize(uniform - 0.5, dim=1)
     elif task.kind == "depth":
         uniform = uniform * 6 + 0.3
+    elif task.kind == "inverse_depth":
+        uniform = uniform / 2 + 0.01
     else:
         uniform = (uniform > 0.7).float()
     return uniform.masked_fill(hidden, torch.nan)
@@ -48,10 +58,12 @@ def random_logits(task: Task, images: int = 3, seed: int = 1) -> Tensor:
 
 
 def scored(task: Task, decoded: Tensor, target: Tensor, sizes: list[int]) -> dict[str, float]:
+    """The reported measures of maps that come in batches of these sizes."""
     metric = task.metric()
     for prediction, label in zip(decoded.split(sizes), target.split(sizes), strict=True):
         metric.update(prediction, label)
-    return dict(metric.compute())
+    computed = metric.compute()
+    return {measure.name: computed[measure.name] for measure in task.measures}
 
 
 def test_the_list_of_kinds_is_the_list_of_this_test() -> None:
@@ -66,13 +78,30 @@ def test_a_task_says_its_kind_label_and_direction(task: Task) -> None:
     assert task.headline is task.measures[0]
     assert len({measure.name for measure in task.measures}) == len(task.measures)
     assert all(measure.unit in {"%", "m", "°", ""} for measure in task.measures)
+    assert {measure.protocol for measure in task.measures} == {"plain"}
 
 
-def test_a_task_survives_pickling(task: Task) -> None:
+def test_a_protocol_changes_the_scoring_and_nothing_else(task: Task, scored_task: Task) -> None:
+    assert scored_task.decide is task.decide
+    assert scored_task.loss is task.loss
+    headline = scored_task.headline
+    assert headline.protocol == "plain" or task.scoring[headline.protocol].measures == scored_task.measures
+    back = scored_task.scored("plain")
+    assert (back.measures, back.kpi) == (task.measures, task.kpi)
+
+
+def test_a_performance_is_a_reported_share(scored_task: Task) -> None:
+    shares = {m.name for m in scored_task.measures if m.unit == "%" and m.higher_is_better}
+    assert scored_task.kpi is None or scored_task.kpi in shares
+
+
+def test_a_task_survives_pickling(scored_task: Task) -> None:
+    task = scored_task
     again: Task = pickle.loads(pickle.dumps(task))
     logits, target = random_logits(task), random_label(task)
     assert torch.equal(again.loss(logits, target), task.loss(logits, target))
     assert again.measures == task.measures
+    assert again.scored("survey").measures == task.scored("survey").measures
 
 
 def test_decoding_gives_units(task: Task) -> None:
@@ -116,32 +145,38 @@ def test_an_absent_task_has_zero_loss_and_zero_gradient(task: Task) -> None:
     assert not gradient.any()
 
 
-def test_the_metric_reports_the_measures(task: Task) -> None:
+def test_the_metric_reports_the_measures(scored_task: Task) -> None:
+    task = scored_task
     scores = scored(task, task.decode(random_logits(task)), random_label(task), [3])
-    assert list(scores) == [measure.name for measure in task.measures]
     assert all(isinstance(value, float) and np.isfinite(value) for value in scores.values())
     assert isinstance(task.metric(), Metric)
 
 
-def test_a_perfect_prediction_beats_a_random_one(task: Task) -> None:
+def test_a_perfect_prediction_beats_a_random_one(scored_task: Task) -> None:
+    task = scored_task
     target = random_label(task)
-    perfect = target if task.kind == "semantic" else target.nan_to_num(1.0)
+    perfect = target if task.kind == "semantic" else target.nan_to_num(0.0)
     best = scored(task, perfect, target, [3])[task.headline.name]
     other = scored(task, task.decode(random_logits(task)), target, [3])[task.headline.name]
-    assert best == pytest.approx(1.0 if task.headline.higher_is_better else 0.0, abs=1e-6)
     assert (best > other) == task.headline.higher_is_better
+    if (task.kind, task.headline.protocol) == ("normals", "survey"):
+        assert best < 0.6, "8 bits lose up to two steps of 255 a component"
+    elif (task.kind, task.headline.protocol) != ("edges", "invpt"):  # which fades the image's border
+        assert best == pytest.approx(1.0 if task.headline.higher_is_better else 0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("sizes", [[7], [1] * 7, [3, 4], [6, 1]])
-def test_batching_does_not_change_a_score(task: Task, sizes: list[int]) -> None:
+def test_batching_does_not_change_a_score(scored_task: Task, sizes: list[int]) -> None:
+    task = scored_task
     decoded, target = task.decode(random_logits(task, 7)), random_label(task, 7)
     target[2] = task.label_type.unknown_like(8, 10)
     expected = scored(task, decoded, target, [2, 2, 3])
     assert scored(task, decoded, target, sizes) == pytest.approx(expected, rel=1e-12, abs=0)
 
 
-def test_states_of_processes_add_up(task: Task) -> None:
+def test_states_of_processes_add_up(scored_task: Task) -> None:
     """What torchmetrics does across processes: gather the states and reduce them by their own rule."""
+    task = scored_task
     decoded, target = task.decode(random_logits(task, 4)), random_label(task, 4)
     whole, first, second = task.metric(), task.metric(), task.metric()
     whole.update(decoded, target)
@@ -151,19 +186,22 @@ def test_states_of_processes_add_up(task: Task) -> None:
     assert first.compute() == pytest.approx(whole.compute(), rel=1e-12, abs=0)
 
 
-def test_a_metric_without_known_pixels_says_so(task: Task) -> None:
+def test_a_metric_without_known_pixels_says_so(scored_task: Task) -> None:
+    task = scored_task
     unknown = task.label_type.unknown_like(8, 10).expand(3, -1, -1, -1)
     scores = scored(task, task.decode(random_logits(task)), unknown, [3])
     assert all(np.isnan(value) for value in scores.values())
 
 
-def test_a_metric_can_be_reset(task: Task) -> None:
+def test_a_metric_can_be_reset(scored_task: Task) -> None:
+    task = scored_task
     metric = task.metric()
     metric.update(task.decode(random_logits(task, seed=8)), random_label(task, seed=9))
     metric.reset()
     decoded, target = task.decode(random_logits(task)), random_label(task)
     metric.update(decoded, target)
-    assert metric.compute() == scored(task, decoded, target, [3])
+    computed = metric.compute()
+    assert {m.name: computed[m.name] for m in task.measures} == scored(task, decoded, target, [3])
 
 
 def test_pictures_are_rgb_and_unknown_is_grey(task: Task) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import scipy.sparse
 from scipy.io import savemat
 
-from plait.data import matfiles
+from plait.data import mat5
 from plait.data.matfiles import read_mat
 from plait.errors import DataError
 
@@ -62,7 +64,7 @@ def test_structures_that_unpack_without_end_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_old(tmp_path / "a.mat", anno={"values": np.zeros((300, 300))})
-    monkeypatch.setattr(matfiles, "MAX_STRUCT_BYTES", 100_000)
+    monkeypatch.setattr(mat5, "MAX_STRUCT_BYTES", 100_000)
     with pytest.raises(DataError, match="unpacks to more than 100,000 bytes; nothing was read"):
         read_mat(path, "anno")
 
@@ -114,3 +116,40 @@ def test_a_file_cut_short_is_one_sentence(write: object, keep: int, tmp_path: Pa
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DataError, match=r"a\.mat: not "):
         read_mat(path, "depth")
+
+
+def test_flipped_bytes_of_a_structure_give_a_sentence_or_the_structure() -> None:
+    """SciPy alone ends the process on some of these."""
+    parts = [
+        {"part_name": "head", "mask": np.ones((6, 6), np.uint8)},
+        {"part_name": "torso", "mask": np.eye(6)},
+    ]
+    stream = io.BytesIO()
+    savemat(
+        stream, {"anno": {"objects": [{"class": "person", "parts": parts}, {"class": "cat", "parts": []}]}}
+    )
+    good, random, refused = stream.getvalue(), np.random.default_rng(0), 0
+    for _ in range(1000):
+        content = bytearray(good)
+        for place in random.integers(116, len(good), size=int(random.integers(1, 4))):
+            content[place] = random.choice([0, 1, 255, random.integers(256)])
+        try:
+            read_mat(bytes(content), "anno")
+        except DataError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+            refused += 1
+    assert 300 < refused < 900
+
+
+def test_version_4_is_read(tmp_path: Path) -> None:
+    savemat(tmp_path / "a.mat", {"depth": VALUES}, format="4")
+    np.testing.assert_array_equal(read_mat(tmp_path / "a.mat", "depth"), VALUES)
+    with pytest.raises(DataError, match="has no variable 'normals'; it has depth"):
+        read_mat(tmp_path / "a.mat", "normals")
+
+
+@pytest.mark.parametrize("values", [VALUES + 1j, scipy.sparse.csc_array(VALUES)])
+def test_what_no_map_can_be_is_refused(values: object, tmp_path: Path) -> None:
+    savemat(tmp_path / "a.mat", {"depth": values})
+    with pytest.raises(DataError, match="not a MATLAB file, or damaged"):
+        read_mat(tmp_path / "a.mat", "depth")

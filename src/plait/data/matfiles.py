@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from plait.data import mat5
 from plait.data.files import MAX_PIXELS
 from plait.errors import DataError
 
@@ -27,6 +28,32 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
+DAMAGED = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    NameError,  # SciPy's own, of a variable that an unknown kind of element left unset
+    MemoryError,  # a damaged size
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+)
+"""What SciPy and h5py raise if a file's content is wrong."""
+
+DAMAGED = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    NameError,  # SciPy's own, of a variable that an unknown kind of element left unset
+    MemoryError,  # a damaged size
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+)
+"""What SciPy and h5py raise if a file's content is wrong."""
+
 MAX_STRUCT_BYTES = 256 * 2**20
 """A file with structures is refused beyond this, packed or unpacked: their size is only known by reading."""
 
@@ -57,7 +84,7 @@ def read_mat(source: Path | bytes, variable: str | None = None, *, name: str = "
         raise DataError(f"{name}: no such file; is the folder complete?") from error
     except DataError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, NotImplementedError, struct.error, zlib.error) as error:
+    except DAMAGED as error:
         raise DataError(f"{name}: not a MATLAB file, or damaged ({error}); get it again") from error
 
 
@@ -122,38 +149,30 @@ def _hdf5_array(file: h5py.File, variable: str, name: str) -> Array:
 
 
 def _read_old(stream: Any, variable: str | None, name: str) -> Any:
-    from scipy.io import loadmat, whosmat
+    from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
+    content = stream.read(16 * MAX_PIXELS + 1)
+    if len(content) > 16 * MAX_PIXELS:
+        raise DataError(f"{name}: has more than {16 * MAX_PIXELS:,} bytes; save it as version 7.3")
     try:
-        held = {found: (shape, kind) for found, shape, kind in whosmat(stream)}
-        variable = _chosen(variable, list(held), name)
-        shape, kind = held[variable]
-        if kind in ("struct", "cell", "object"):
-            _check_structures(stream, name)
-        else:
-            _check_size(shape, 8, variable, name)
-        stream.seek(0)
-        return loadmat(stream, variable_names=[variable], squeeze_me=kind in ("struct", "cell"))[variable]
+        if 0 in content[:4]:  # version 4, which holds no structures and no compressed arrays
+            return _read_version_4(content, variable, name)
+        held = {found.name: found for found in mat5.variables(content, name)}
+        chosen = held[_chosen(variable, list(held), name)]
+        read = loadmat(io.BytesIO(chosen.content), squeeze_me=chosen.holds_others)
+        return read[chosen.name]
     except MatReadError as error:
         raise DataError(f"{name}: not a MATLAB file, or damaged ({error}); get it again") from error
 
 
-def _check_structures(stream: Any, name: str) -> None:
-    """Refuses a file whose compressed elements would unpack beyond the limit."""
-    stream.seek(0, io.SEEK_END)
-    end, unpacked, place = stream.tell(), 0, 128
-    while place + 8 <= end:
-        stream.seek(place)
-        kind, length = struct.unpack("<II", stream.read(8))
-        if kind == 15:  # miCOMPRESSED
-            content = zlib.decompressobj()
-            unpacked += len(content.decompress(stream.read(length), MAX_STRUCT_BYTES + 1))
-        else:
-            unpacked += length
-        if unpacked > MAX_STRUCT_BYTES:
-            raise DataError(f"{name}: unpacks to more than {MAX_STRUCT_BYTES:,} bytes; nothing was read")
-        place += 8 + length
+def _read_version_4(content: bytes, variable: str | None, name: str) -> Any:
+    from scipy.io import loadmat, whosmat
+
+    shapes = {found: shape for found, shape, _ in whosmat(io.BytesIO(content))}
+    variable = _chosen(variable, list(shapes), name)
+    _check_size(shapes[variable], 8, variable, name)
+    return loadmat(io.BytesIO(content), variable_names=[variable])[variable]
 
 
 def _chosen(variable: str | None, held: list[str], name: str) -> str:
