@@ -85,15 +85,20 @@ def check(
     registry.check_options("data set", name, options)
     report = Report()
     try:
+        root, options, proposed = _declared(kind, root, options)
+        report.lines += proposed
         fields = fields_at(name, root, options)
     except DataError as error:
         report.problem(str(error))
         return report
+    begin = len(report.lines)
     if hasattr(kind, "open_layout"):
         variant = {key: options[key] for key in ("variant",) if key in options}
         _check_archive(report, kind.open_layout(root, options=options, **variant))
     seen: dict[str, str] = {}
-    for split in getattr(kind, "splits", SPLITS):
+    waiting = list(getattr(kind, "splits", SPLITS))
+    while waiting:
+        split = waiting.pop(0)
         try:
             dataset = opened(name, split, tuple(fields), root, {**_as_it_lies(name), **options})
         except (DataError, ConfigurationError) as error:
@@ -101,10 +106,23 @@ def check(
             continue
         if not seen:
             told = [f"{what}: {answer}" for what, answer in getattr(dataset, "facts", {}).items()]
-            report.lines[:0] = told
+            report.lines[begin:begin] = told
+            waiting = [other for other in getattr(dataset, "splits", (split, *waiting)) if other != split]
         _check_ids(report, dataset, seen)
         _check_samples(report, dataset, samples)
     return report
+
+
+def _declared(
+    kind: Any, root: Path | str | None, options: Mapping[str, Any]
+) -> tuple[Path | str | None, dict[str, Any], list[str]]:
+    """Root and options; of somebody's own data of which nothing is declared, what it looks like, in lines."""
+    proposal = kind.proposal(root, **options) if hasattr(kind, "proposal") else None
+    if proposal is None:
+        return root, dict(options), []
+    lines = [*proposal.lines, "", *proposal.yaml.splitlines(), ""]
+    base = root if root is None or Path(root).is_dir() else Path(root).parent
+    return base, {**proposal.options, **options}, lines
 
 
 def fields_at(
@@ -292,7 +310,9 @@ def show(
         raise ConfigurationError(f"expected at least 1 sample to draw, got {samples}: ask for more")
     _check_format(Path(out))
     options = dict(options or {})
+    kind: Any = registry.resolve("data set", name)
     registry.check_options("data set", name, options)
+    root, options, _ = _declared(kind, root, options)
     labels = tuple(task.label for task in tasks) or tuple(fields_at(name, root, options))
     dataset = opened(name, split, labels, root, {**_as_it_lies(name), **options})
     places = np.unique(np.linspace(0, max(len(dataset) - 1, 0), min(samples, len(dataset))).astype(int))
