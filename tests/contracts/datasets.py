@@ -37,8 +37,8 @@ def joined_options(root: Path) -> dict[str, Any]:
     """Depth from one, the rest from the other."""
     return {
         "sets": {
-            "first": {"name": "rooms", "root": str(root / "first"), "labels": ["depth"]},
-            "second": {"name": "rooms", "root": str(root / "second"), "labels": ["semantic", "normals"]},
+            "first": {"name": "rooms", "root": "first", "labels": ["depth"]},
+            "second": {"name": "rooms", "root": "second", "labels": ["semantic", "normals"]},
         }
     }
 
@@ -46,12 +46,13 @@ def joined_options(root: Path) -> dict[str, Any]:
 WRITERS: Mapping[str, Callable[[Path], Path]] = {
     "rooms/boxes": write_rooms,
     "packed/rooms": write_pack,
+    "joined/rooms": write_joined,
     **nyud.WRITERS,
     **pascal_context.WRITERS,
     **cityscapes.WRITERS,
     **folder.WRITERS,
 }
-OPTIONS: Mapping[str, Callable[[Path], dict[str, Any]]] = {**folder.OPTIONS}
+OPTIONS: Mapping[str, Callable[[Path], dict[str, Any]]] = {"joined/rooms": joined_options, **folder.OPTIONS}
 """What a recipe must say beside the root."""
 
 

@@ -96,9 +96,10 @@ def check(
         variant = {key: options[key] for key in ("variant",) if key in options}
         _check_archive(report, kind.open_layout(root, options=options, **variant))
     seen: dict[str, str] = {}
-    waiting = list(getattr(kind, "splits", SPLITS))
+    waiting, tried = list(getattr(kind, "splits", SPLITS)), []
     while waiting:
         split = waiting.pop(0)
+        tried.append(split)
         try:
             dataset = opened(name, split, tuple(fields), root, {**_as_it_lies(name), **options})
         except (DataError, ConfigurationError) as error:
@@ -107,7 +108,8 @@ def check(
         if not seen:
             told = [f"{what}: {answer}" for what, answer in getattr(dataset, "facts", {}).items()]
             report.lines[begin:begin] = told
-            waiting = [other for other in getattr(dataset, "splits", (split, *waiting)) if other != split]
+            # What the class says may be less, or more, than what lies here.
+            waiting = [other for other in getattr(dataset, "splits", waiting) if other not in tried]
         _check_ids(report, dataset, seen)
         _check_samples(report, dataset, samples)
     return report
