@@ -5,11 +5,15 @@ import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from tests.layouts import nyud
 
 from plait import cli
 from plait.cli import main, make_parser
 from plait.testing import write_tiny_rooms
+from plait.training.scores import Scores
 
 RECIPE = """
 tasks: {depth: {kind: depth}}
@@ -32,6 +36,22 @@ training: {steps: 1, batch_size: 2, threads: 1}
         (["data", "check", "roms"], "did you mean 'rooms'?"),
         (["data", "check", "rooms", "/nonexistent"], "/nonexistent"),
         (["data", "build", "rooms", "--out", "x", "--size", "big"], "HEIGHTxWIDTH"),
+        (["data", "check", "nyud"], "nyud needs a root"),
+        (["data", "check", "rooms", "--cahce", "none"], "did you mean 'cache'?"),
+        (["data", "pack", "rooms", "--out", "x", "--labels", "deph"], "did you mean 'depth'?"),
+        (["data", "build", "folder", "--out", "x"], "rooms and nyud can"),
+        (["data", "build", "nyud", "--out", "x"], "name the folder that holds them"),
+        (["data", "build", "rooms", "--out", "x", "--depth", "raw"], "is built without 'depth'"),
+        (["evaluate"], "name a run's folder, or maps on disk"),
+        (["evaluate", "--predictions", "."], "need both --predictions and --targets"),
+        (["evaluate", "runs/a", "--task", "edges=edges"], "--task is for maps on disk"),
+        (["evaluate", "--predictions", ".", "--targets", "."], "expected at least one task to score"),
+        (["evaluate", "--predictions", ".", "--targets", ".", "--task", "edges"], "a task as NAME=KIND"),
+        (["evaluate", "--predictions", ".", "--targets", ".", "--task", "e=edge"], "did you mean 'edges'?"),
+        (
+            ["evaluate", "--predictions", ".", "--targets", ".", "--task", "e=edges", "--protocol", "serve"],
+            "did you mean 'survey'?",
+        ),
         (["evaluate", "/nonexistent"], "/nonexistent"),
         (["report", "/nonexistent"], "/nonexistent"),
         (["quickstart", "--minutes", "soon"], "invalid float value: 'soon'"),
@@ -126,7 +146,7 @@ def test_overrides_may_stand_before_the_recipe(capsys: pytest.CaptureFixture[str
     [
         (["train", "quickstart", "--fresh"], "train", "without --fresh, goes on from the last checkpoint"),
         (["quickstart"], "quickstart", "goes on from the others' last checkpoints"),
-        (["data", "build", "rooms", "--out", "x"], "data_build", "renders what is still missing"),
+        (["data", "build", "rooms", "--out", "x"], "data_build", "makes what is still missing"),
         (["evaluate", "runs/a"], "evaluate", "plait: stopped\n"),
     ],
 )
@@ -203,3 +223,70 @@ def test_a_run_is_trained_and_evaluated_with_a_bar_and_idle_threads(
     again = shlex.join(["plait", "train", str(run / "recipe.yaml"), "--out", str(run)])
     said = f"{run} has no checkpoint yet: train it first with `{again}`"
     assert said in capsys.readouterr().err
+
+
+def test_maps_of_any_software_are_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(0)
+    for side in ("predicted", "true"):
+        for task in ("semseg", "depth"):
+            (tmp_path / side / task).mkdir(parents=True)
+    for name in ("a", "b"):
+        classes = random.integers(3, size=(20, 30)).astype(np.uint8)
+        metres = random.uniform(1, 5, size=(20, 30)).astype(np.float32)
+        for side in ("predicted", "true"):
+            Image.fromarray(classes).save(tmp_path / side / "semseg" / f"{name}.png")
+        np.save(tmp_path / "predicted" / "depth" / f"{name}.npy", metres + 0.5)
+        Image.fromarray((1000 * metres).round().astype(np.uint16)).save(
+            tmp_path / "true" / "depth" / f"{name}.png"
+        )
+    (tmp_path / "scoring.yaml").write_text(
+        "tasks: {depth: {kind: depth}}\ntargets: {depth: {scale: 0.001, unknown: [0]}}\n"
+    )
+    words = ["--predictions", str(tmp_path / "predicted"), "--targets", str(tmp_path / "true")]
+    words += ["--task", "semseg={kind: semantic, classes: 3}", "--scoring", str(tmp_path / "scoring.yaml")]
+    assert main(["evaluate", *words, "--protocol", "survey", "--json", str(tmp_path / "scores.json")]) == 0
+    assert "survey" in capsys.readouterr().out
+    scores = Scores.load(tmp_path / "scores.json")
+    assert scores["semseg"]["miou"] == 1
+    assert scores["depth"]["rmse"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_set_is_packed_and_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out = write_tiny_rooms(tmp_path / "rooms", images=(3, 2, 2), size=(24, 32)), tmp_path / "pack"
+    assert main(["data", "pack", "rooms", str(root), "--out", str(out), "--cache", "none"]) == 0
+    assert f"data: {{name: packed, root: {out}}}" in capsys.readouterr().out
+    assert main(["data", "check", "packed", str(out)]) == 0
+    assert "packed from: rooms" in capsys.readouterr().out
+
+
+def test_what_is_not_described_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in range(20):
+        for folder in ("images", "depth"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        Image.fromarray(np.full((20, 30, 3), name, np.uint8)).save(tmp_path / "images" / f"{name}.png")
+        Image.fromarray(np.full((20, 30), 1000 + name, np.uint16)).save(tmp_path / "depth" / f"{name}.png")
+    assert main(["data", "check", "folder", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "name: folder" in printed
+    assert "kind: depth, source: depth, scale: 0.001" in printed
+    assert main(["data", "show", "folder", str(tmp_path), "--out", str(tmp_path / "s.png")]) == 0
+
+
+def test_nyud_is_built_from_its_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nyud.WRITERS["nyud/built"](tmp_path / "written")
+    sources = tmp_path / "written" / "sources"
+    words = [
+        "data",
+        "build",
+        "nyud",
+        str(sources),
+        "--out",
+        str(tmp_path / "out"),
+        "--no-crop",
+        "--depth",
+        "raw",
+    ]
+    assert main([*words, "--processes", "1"]) == 0
+    assert "the set is in" in capsys.readouterr().out
+    assert main(["data", "check", "nyud", str(tmp_path / "out")]) == 2
+    assert "variant: built" in capsys.readouterr().out

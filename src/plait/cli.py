@@ -225,7 +225,7 @@ def make_parser() -> Parser:
         epilog=(
             "Maps on disk, in DIR/TASK/ID.png (or .npy, .npz, .mat; DIR/ID.png where there is one task):\n"
             "  plait evaluate --predictions DIR --targets DIR --task edges=edges --protocol survey\n"
-            "  plait evaluate --predictions DIR --targets DIR --tasks scoring.yaml\n"
+            "  plait evaluate --predictions DIR --targets DIR --scoring scoring.yaml\n"
             "A task is NAME=KIND, or NAME={kind: semantic, classes: 21}. scoring.yaml holds `tasks` as a\n"
             "recipe does, and where maps are not stored in the usual way `predictions` and `targets`:\n"
             "  targets: {depth: {scale: 0.001}}"
@@ -243,7 +243,9 @@ def make_parser() -> Parser:
     maps.add_argument(
         "--task", action="append", default=[], metavar="NAME=KIND", help="a task to score; may be repeated"
     )
-    maps.add_argument("--tasks", type=Path, metavar="FILE", help="the tasks, in YAML")
+    maps.add_argument(
+        "--scoring", type=Path, metavar="FILE", help="the tasks, and how maps are stored, in YAML"
+    )
     maps.add_argument(
         "--max-distance",
         type=float,
@@ -523,7 +525,7 @@ def evaluate(parsed: argparse.Namespace) -> None:
         return
     if parsed.run is None:
         raise ConfigurationError("name a run's folder, or maps on disk with --predictions and --targets")
-    for option in ("task", "tasks", "max_distance", "resize", "workers"):
+    for option in ("task", "scoring", "max_distance", "resize", "workers"):
         if getattr(parsed, option):
             raise ConfigurationError(
                 f"--{option.replace('_', '-')} is for maps on disk, with --predictions and --targets; "
@@ -572,7 +574,7 @@ def evaluate_maps(parsed: argparse.Namespace) -> None:
             raise ConfigurationError(f"{option} is for runs: maps on disk are scored as they are")
     if parsed.predictions is None or parsed.targets is None:
         raise ConfigurationError("maps on disk need both --predictions and --targets")
-    scoring = read_scoring(parsed.tasks, parsed.task)
+    scoring = read_scoring(parsed.scoring, parsed.task)
     if parsed.max_distance is not None:
         scoring["measuring"] = {**scoring.get("measuring", {}), "max_distance": parsed.max_distance}
     with progress_bar("scoring") as progress:

@@ -95,6 +95,7 @@ DATASETS: Mapping[str, str] = {
 TASKS: Mapping[str, str] = {
     "semantic": "plait.tasks.semantic:semantic",
     "depth": "plait.tasks.depth:depth",
+    "inverse_depth": "plait.tasks.inverse_depth:inverse_depth",
     "normals": "plait.tasks.normals:normals",
     "edges": "plait.tasks.edges:edges",
     "saliency": "plait.tasks.saliency:saliency",

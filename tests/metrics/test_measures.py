@@ -13,7 +13,16 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from plait.errors import ConfigurationError, DataError
-from plait.metrics import DepthErrors, MeanIoU, NormalsErrors, PixelF, SaliencyPooled, SaliencySurvey
+from plait.metrics import (
+    AbsoluteErrors,
+    DepthErrors,
+    MeanIoU,
+    NormalsErrors,
+    PixelF,
+    Saliency,
+    SaliencyPooled,
+    SaliencySurvey,
+)
 
 
 def scores(metric: Metric, prediction: Tensor, target: Tensor) -> dict[str, float]:
@@ -62,6 +71,14 @@ class TestMeanIoU:
         assert scores(MeanIoU(2, skip_empty=True), prediction, target)["miou"] == 1.0
         assert scores(MeanIoU(2), prediction, target)["miou"] < 1.0
 
+    def test_the_folder_evaluators_rule_leaves_out_targets_of_one_value(self) -> None:
+        target = torch.tensor([[0, 1, 255], [0, 0, 0], [0, 255, 0], [255, 255, 255]]).view(4, 1, 1, 3)
+        prediction = torch.tensor([[0, 1, 1], [1, 1, 1], [1, 1, 1], [0, 0, 0]]).view(4, 1, 1, 3)
+        kept = [0, 2]
+        expected = scores(MeanIoU(2), prediction[kept], target[kept])
+        assert scores(MeanIoU(2, skip_empty="single_value"), prediction, target) == expected
+        assert expected["miou"] < 1.0, "the image of 0 and 255 counts as background"
+
     def test_a_target_outside_the_classes_is_refused(self) -> None:
         with pytest.raises(DataError, match="class ids from 0 to 1 or 255 for unknown, got ids from 0 to 2"):
             MeanIoU(2).update(ids(0, 0), ids(0, 2))
@@ -69,6 +86,8 @@ class TestMeanIoU:
     def test_a_policy_that_does_not_exist_is_refused(self) -> None:
         with pytest.raises(ConfigurationError, match="skip, zero, present; got 'mean'"):
             MeanIoU(2, absent="mean")  # type: ignore[arg-type]
+        with pytest.raises(ConfigurationError, match="true, false or 'single_value'; got 'zero'"):
+            MeanIoU(2, skip_empty="zero")  # type: ignore[arg-type]
 
 
 class TestDepthErrors:
@@ -93,6 +112,51 @@ class TestDepthErrors:
         assert survey["log_rmse"] == pytest.approx(math.log(2 / 1e-9))
         assert plain["delta3"] == survey["delta3"] == 0.0
 
+    @pytest.mark.parametrize("seed", range(3))
+    def test_the_named_pooled_protocols_are_one_clamp_and_plain_above_a_millimetre(self, seed: int) -> None:
+        random = torch.Generator().manual_seed(seed)
+        prediction, target = torch.randn(2, 3, 1, 4, 5, generator=random).unbind()
+        target = target.abs() + 0.1
+        survey, invpt = (scores(DepthErrors(protocol=p), prediction, target) for p in ("survey", "invpt"))
+        assert survey == invpt
+        assert {n: survey[n] for n in ("delta1", "delta2", "delta3")} == {
+            n: v for n, v in scores(DepthErrors(), prediction, target).items() if n.startswith("delta")
+        }
+        positive = prediction.abs().clamp(min=1e-3)
+        assert scores(DepthErrors(protocol="survey"), positive, target) == scores(
+            DepthErrors(), positive, target
+        )
+
+    def test_astmt_averages_images_and_counts_unknown_pixels_at_the_camera(self) -> None:
+        prediction = torch.tensor([[1.0, 2.0], [3.0, -1.0], [1.0, 1.0]]).view(3, 1, 1, 2)
+        target = torch.tensor([[1.5, math.nan], [3.0, 1e-9], [2.0, 1.0]]).view(3, 1, 1, 2)
+        metric = DepthErrors(protocol="astmt")
+        metric.update(prediction[:1], target[:1])
+        metric.update(prediction[1:], target[1:])
+        found = metric.compute()
+        by_image = [math.sqrt((0.25 + 4) / 2), 0.0, math.sqrt(0.5)]
+        assert found["rmse"] == pytest.approx(sum(by_image) / 3, rel=1e-6)
+        logs = [
+            math.sqrt((math.log(1.5) ** 2 + math.log(2 / 1e-9) ** 2) / 2),
+            0.0,
+            math.sqrt(math.log(2) ** 2 / 2),
+        ]
+        assert found == {"rmse": pytest.approx(sum(by_image) / 3), "log_rmse": pytest.approx(sorted(logs)[1])}
+
+    def test_astmt_s_states_add_up_over_processes(self) -> None:
+        random = torch.Generator().manual_seed(0)
+        prediction, target = torch.rand(2, 5, 1, 4, 5, generator=random).unbind()
+        whole = scores(DepthErrors(protocol="astmt"), prediction, target)
+        first, second = DepthErrors(protocol="astmt"), DepthErrors(protocol="astmt")
+        first.update(prediction[:2], target[:2])
+        second.update(prediction[2:], target[2:])
+        first.merge_state(second)
+        assert first.compute() == pytest.approx(whole, rel=1e-12)
+
+    def test_a_protocol_that_does_not_exist_is_refused(self) -> None:
+        with pytest.raises(ConfigurationError, match="plain, survey, invpt, astmt; got 'mean'"):
+            DepthErrors(protocol="mean")  # type: ignore[arg-type]
+
     def test_the_bound_of_delta_is_strict(self) -> None:
         assert scores(DepthErrors(), row(1.25, 1.0), row(1.0, 1.25))["delta1"] == 0.0
 
@@ -101,6 +165,25 @@ class TestDepthErrors:
 
     def test_a_nan_prediction_shows(self) -> None:
         assert math.isnan(scores(DepthErrors(), row(math.nan, 1.0), row(1.0, 1.0))["rmse"])
+
+
+class TestAbsoluteErrors:
+    def test_three_pixels(self) -> None:
+        prediction, target = row(0.5, 0.1, 0.3, 9.0), row(0.4, 0.0, 0.6, math.nan)
+        assert scores(AbsoluteErrors(), prediction, target) == {
+            "abs_err": pytest.approx((0.1 + 0.1 + 0.3) / 3),
+            "rel_err": pytest.approx((0.25 + 0.5) / 2),
+            "rmse": pytest.approx(math.sqrt((0.01 + 0.01 + 0.09) / 3)),
+        }
+
+    def test_of_depth_zero_is_unknown(self) -> None:
+        prediction, target = row(0.5, 0.1), row(0.4, 0.0)
+        assert scores(AbsoluteErrors(zero_is_known=False), prediction, target) == scores(
+            AbsoluteErrors(), prediction[..., :1], target[..., :1]
+        )
+
+    def test_negative_targets_are_unknown(self) -> None:
+        assert scores(AbsoluteErrors(), row(1.0, 1.0), row(-1.0, 2.0))["abs_err"] == 1.0
 
 
 class TestNormalsErrors:
@@ -127,6 +210,18 @@ class TestNormalsErrors:
     def test_small_angles_keep_their_digits(self) -> None:
         prediction, target = self.turned(1e-3)
         assert scores(NormalsErrors(), 7 * prediction, target)["mean"] == pytest.approx(1e-3, rel=1e-9)
+
+    def test_eight_bits_are_truncated_and_read_back(self) -> None:
+        """0.3 is stored as 165.75, truncated: 165; 0 as 127; -0.95394 as 5.87, truncated: 5."""
+        prediction, target = torch.tensor([0.3, 0.0, -math.sqrt(0.91)]), torch.tensor([0.0, 0.0, -1.0])
+        read = torch.tensor([165.0, 127.0, 5.0], dtype=torch.float64) * 2 / 255 - 1
+        expected = math.degrees(math.acos(-read[2] / read.norm()))
+        shaped = (3 * prediction.view(1, 3, 1, 1), target.view(1, 3, 1, 1))
+        assert scores(NormalsErrors(eight_bit=True), *shaped)["mean"] == pytest.approx(expected, abs=1e-9)
+        stored = torch.tensor([165, 127, 5], dtype=torch.uint8).view(1, 3, 1, 1)
+        for eight_bit in (True, False):
+            found = scores(NormalsErrors(eight_bit=eight_bit), stored, shaped[1])
+            assert found["mean"] == pytest.approx(expected, abs=1e-9)
 
     def test_a_zero_prediction_is_ninety_degrees_off(self) -> None:
         prediction, target = self.turned(0.0)
@@ -208,7 +303,23 @@ class TestProbabilityMaps:
         thresholds = torch.tensor([k / 20 for k in range(1, 20)]).numpy()
         expected = pooled_by_definition(seen.numpy(), target.bool().numpy(), thresholds, 0.3)
         found = scores(SaliencyPooled(second_sigmoid=second_sigmoid), prediction, target)
-        assert found == {"max_f": pytest.approx(expected, abs=1e-12)}
+        name = "max_f_pooled_second_sigmoid" if second_sigmoid else "max_f_pooled"
+        assert found[name] == pytest.approx(expected, abs=1e-12)
+        assert len(found) == 1 + second_sigmoid
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_the_plain_measures_are_the_named_ones_where_nothing_is_quantised(self, seed: int) -> None:
+        prediction, target = self.maps(seed)
+        both = scores(SaliencySurvey(), prediction, target) | scores(SaliencyPooled(), prediction, target)
+        assert scores(Saliency(), prediction, target) == pytest.approx(both, abs=1e-12)
+        for dtype in (torch.float32, torch.float64):
+            assert scores(Saliency(), prediction.to(dtype) / 255, target) == pytest.approx(both, abs=1e-12)
+
+    def test_plain_measures_see_what_eight_bits_lose(self) -> None:
+        """0.9002 is above 0.9, but truncated to 229 / 255 = 0.898 it is not."""
+        prediction, target = row(0.9002, 0.8999), row(1.0, 0.0)
+        assert scores(Saliency(), prediction, target)["miou"] == 1.0
+        assert scores(SaliencySurvey(), prediction, target)["miou"] == 0.5
 
     def test_the_pixel_f_is_its_definition(self) -> None:
         prediction, target = self.maps()
@@ -216,7 +327,7 @@ class TestProbabilityMaps:
         expected = pooled_by_definition((prediction / 255).numpy(), target.bool().numpy(), thresholds, 1.0)
         assert scores(PixelF(), prediction, target) == {"pixel_f": pytest.approx(expected, abs=1e-12)}
 
-    @pytest.mark.parametrize("metric", [SaliencySurvey, SaliencyPooled, PixelF])
+    @pytest.mark.parametrize("metric", [Saliency, SaliencySurvey, SaliencyPooled, PixelF])
     def test_unknown_pixels_and_images_are_left_out(self, metric: Any) -> None:
         prediction, target = self.maps()
         hidden = target.clone()
@@ -230,7 +341,8 @@ class TestProbabilityMaps:
     def test_nothing_to_find_and_nothing_found(self) -> None:
         empty = torch.zeros(2, 1, 3, 3)
         assert scores(SaliencySurvey(), empty, empty) == {"max_f": 0.0, "miou": 1.0}
-        assert scores(SaliencyPooled(), empty, empty) == {"max_f": 0.0}
+        assert scores(SaliencyPooled(), empty, empty) == {"max_f_pooled": 0.0}
+        assert scores(Saliency(), empty, empty) == {"miou": 1.0, "max_f": 0.0, "max_f_pooled": 0.0}
         assert scores(PixelF(), empty, empty) == {"pixel_f": 0.0}
 
     def test_one_pixel_beside_the_edge_is_wrong(self) -> None:
@@ -245,7 +357,8 @@ class TestPredictionsThatAreNotFinite:
 
     @pytest.mark.parametrize("value", WRONG)
     @pytest.mark.parametrize(
-        "metric", [PixelF, SaliencyPooled, partial(SaliencyPooled, second_sigmoid=True), SaliencySurvey]
+        "metric",
+        [PixelF, SaliencyPooled, partial(SaliencyPooled, second_sigmoid=True), SaliencySurvey, Saliency],
     )
     def test_a_probability_passes_no_threshold(self, metric: Any, value: float) -> None:
         target = row(1.0, 1.0, 0.0, math.nan)
@@ -265,7 +378,7 @@ class TestPredictionsThatAreNotFinite:
         logits = torch.tensor([[-math.inf, 1.0], [-math.inf, -math.inf]]).T[None, :, None]
         assert scores(MeanIoU(2), logits, ids(1, 0))["pixel_accuracy"] == 0.5
 
-    @pytest.mark.parametrize("protocol", ["plain", "survey"])
+    @pytest.mark.parametrize("protocol", ["plain", "survey", "invpt"])
     def test_depth_shows_it(self, protocol: Any) -> None:
         found = scores(DepthErrors(protocol=protocol), row(math.nan, 1.0), row(1.0, 1.0))
         assert {name for name, value in found.items() if math.isnan(value)} == {
@@ -273,17 +386,18 @@ class TestPredictionsThatAreNotFinite:
         }  # fmt: skip
         assert found["delta3"] == 0.5
 
-    def test_normals_show_it(self) -> None:
+    @pytest.mark.parametrize("eight_bit", [False, True])
+    def test_normals_show_it(self, eight_bit: bool) -> None:
         prediction, target = TestNormalsErrors.turned(0.0, 0.0, 0.0)
         prediction[..., 0] = math.nan
-        found = scores(NormalsErrors(), prediction, target)
+        found = scores(NormalsErrors(eight_bit=eight_bit), prediction, target)
         assert math.isnan(found["mean"])
         assert math.isnan(found["rmse"])
         assert found["within_30"] == pytest.approx(2 / 3)
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
-    for metric in (DepthErrors(), PixelF(), SaliencySurvey(), NormalsErrors()):
+    for metric in (DepthErrors(), AbsoluteErrors(), PixelF(), Saliency(), SaliencySurvey(), NormalsErrors()):
         with pytest.raises(ValueError, match=r"shape \[1, 1, 4, 4\], got \[1, 1, 4, 5\]"):
             metric.update(torch.zeros(1, 1, 4, 5), torch.zeros(1, 1, 4, 4))
     with pytest.raises(ValueError, match=r"shape \[1, 4, 4\], got \[1, 4, 5\]"):

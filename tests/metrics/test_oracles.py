@@ -1,5 +1,7 @@
 """Metrics equal the published evaluators on stored maps."""
 
+import re
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,8 @@ import torch
 from torch import Tensor
 
 from plait.metrics import MeanIoU, NormalsErrors, relative_gain
-from plait.tasks import Measure
+from plait.metrics.normals import through_eight_bit
+from plait.tasks import Measure, parse
 
 STORED = Path(__file__).parent.parent / "data" / "metrics"
 
@@ -69,6 +72,37 @@ def test_normals(prediction: str, published: str, measures: tuple[str, ...]) -> 
     for measure in measures:
         ours = scores[measure] if measure.isalpha() else 100 * scores[f"within_{measure.replace('.', '_')}"]
         assert ours == pytest.approx(arrays[f"{published}__{measure}"].item(), rel=1e-6), measure
+
+
+def test_the_survey_s_eight_bits_are_reproduced_from_floats() -> None:
+    """What the published code writes to disk, and the scores of the folder evaluator, without a file."""
+    arrays = stored("normals")
+    target = vectors(arrays["in__norm_gt"])
+    target = target.masked_fill(~target.any(1, keepdim=True), torch.nan)
+    predicted = torch.from_numpy(arrays["in__norm_pred"]).movedim(-1, 1)
+    (task,) = parse({"normals": {"kind": "normals", "exact_median": True}})
+    metric = task.scored("survey").metric()
+    metric.update(predicted, target.float())
+    scores = metric.compute()
+    for measure in ("mean", "median", "rmse"):
+        assert scores[measure] == pytest.approx(
+            arrays[f"survey__normals_folder__{measure}"].item(), rel=2e-6
+        ), measure
+    for limit in ("11.25", "22.5", "30"):
+        ours = 100 * scores[f"within_{limit.replace('.', '_')}"]
+        assert ours == pytest.approx(arrays[f"survey__normals_folder__{limit}"].item(), rel=1e-9), limit
+    read_back = through_eight_bit(predicted)
+    known = target.isfinite().all(1, keepdim=True).expand_as(target)
+    expected = 2 * vectors(arrays["in__norm_pred_u8"]) / 255 - 1
+    assert torch.equal(read_back[known], expected[known])
+
+
+def test_the_page_that_compares_measures_says_what_they_give() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "results" / "measures.md").read_text()
+    made = runpy.run_path(str(docs / "measures.py"))["written"](page)
+    assert made == page, "run `python docs/measures.py`"
+    assert len(re.findall(r"^\| .* `(?:survey|invpt|plain)` ", made, flags=re.MULTILINE)) == 25
 
 
 def test_delta_mtl() -> None:

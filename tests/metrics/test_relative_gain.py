@@ -1,11 +1,13 @@
 """The relative gain: direction, mean, and what it refuses."""
 
 import math
+from typing import get_args
 
 import pytest
 
 from plait.errors import ConfigurationError
 from plait.metrics import relative_gain
+from plait.metrics.relative_gain import Variant
 from plait.tasks import Measure
 from plait.training.scores import Scores
 
@@ -24,6 +26,34 @@ def test_better_is_positive_in_either_direction() -> None:
 
 def test_nothing_is_gained_over_oneself() -> None:
     assert relative_gain(SINGLE, SINGLE, MEASURES).mean == 0
+
+
+SEVERAL = {
+    "semseg": (MEASURES["semseg"], Measure("pixel_accuracy", "pixel accuracy", "%", higher_is_better=True)),
+    "depth": (MEASURES["depth"],),
+}
+
+
+def test_libmtl_averages_the_measures_of_a_task_first() -> None:
+    multi = {"semseg": {"miou": 0.44, "pixel_accuracy": 0.63}, "depth": {"rmse": 0.4}}
+    gain = relative_gain(multi, SINGLE, SEVERAL, variant="libmtl")
+    assert gain.per_task == {"semseg": pytest.approx((0.1 - 0.1) / 2), "depth": pytest.approx(0.2)}
+    assert gain.mean == pytest.approx(0.1)
+    assert gain.variant == "libmtl"
+    one = relative_gain(multi, SINGLE, SEVERAL)
+    assert one.per_task == {"semseg": pytest.approx(0.1), "depth": pytest.approx(0.2)}
+    assert one.variant == "survey"
+
+
+def test_both_variants_are_one_where_a_task_has_one_measure() -> None:
+    multi = {"semseg": {"miou": 0.42}, "depth": {"rmse": 0.45}}
+    one, other = (relative_gain(multi, SINGLE, MEASURES, variant=variant) for variant in get_args(Variant))
+    assert (one.per_task, one.mean) == (other.per_task, other.mean)
+
+
+def test_a_variant_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"survey, libmtl; got 'lib' .did you mean 'libmtl'"):
+        relative_gain(SINGLE, SINGLE, MEASURES, variant="lib")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -55,5 +85,7 @@ def test_scores_bring_their_headline_measures() -> None:
     }
     multi = {"semseg": {"miou": 0.42, "other": 1.0}, "depth": {"rmse": 0.45, "other": 2.0}}
     assert relative_gain(Scores(multi, task_measures), SINGLE) == relative_gain(multi, SINGLE, MEASURES)
+    with pytest.raises(ConfigurationError, match="single-task scores of task 'semseg' have no 'other'"):
+        relative_gain(Scores(multi, task_measures), SINGLE, variant="libmtl")
     with pytest.raises(ConfigurationError, match="no measure stands for task 'semseg'"):
         relative_gain(multi, SINGLE)

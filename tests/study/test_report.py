@@ -1,6 +1,7 @@
 """Reports: which runs make a comparison, and a page that stands alone."""
 
 import html
+import io
 import re
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
@@ -9,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from plait.errors import ConfigurationError
 from plait.study import report
-from plait.study.comparison import Comparison
+from plait.study.comparison import Arm, Comparison
 from plait.study.cost import Cost
 from plait.study.qualitative import Row
+from plait.tasks import Measure
 from plait.training.run import Run
 from plait.training.tuning import threads
 
@@ -95,8 +98,7 @@ def test_runs_on_other_data_are_refused(make_run: MakeRun) -> None:
     [
         ({"kind": "semantic", "classes": 20, "ignore": [0, 1]}, {"kind": "semantic", "classes": 20}),
         ({"kind": "semantic", "classes": 20, "absent": "zero"}, {"kind": "semantic", "classes": 20}),
-        ({"kind": "saliency", "protocol": "pooled"}, {"kind": "saliency", "protocol": "survey"}),
-        ({"kind": "depth", "protocol": "survey"}, {"kind": "depth"}),
+        ({"kind": "edges", "max_distance": 0.011}, {"kind": "edges"}),
         ({"kind": "edges"}, {"kind": "edges", "label": "saliency"}),
     ],
 )
@@ -104,12 +106,72 @@ def test_scores_by_different_rules_are_refused(
     make_run: MakeRun, options: dict[str, Any], other: dict[str, Any]
 ) -> None:
     runs = [make_run(name, [], tasks__map=given) for name, given in (("a", options), ("b", other))]
-    with pytest.raises(ConfigurationError, match=r"their tasks\.map\.(ignore|absent|protocol|label) are"):
+    with pytest.raises(ConfigurationError, match=r"their tasks\.map\.(ignore|absent|max_distance|label) are"):
         report.check_one_split(runs)
 
 
+def test_scores_by_two_protocols_are_refused(make_run: MakeRun) -> None:
+    runs = [make_run("a", ["depth"]), make_run("b", ["depth"], evaluation__protocol="survey")]
+    with pytest.raises(ConfigurationError, match=r"their evaluation\.protocol are 'survey' and 'plain'"):
+        report.check_one_split(runs)
+
+
+def test_scores_of_other_measures_are_refused(make_run: MakeRun) -> None:
+    """Scores that were written before a measure was renamed, for instance."""
+    runs = [make_run(name, ["depth"]) for name in ("a", "b")]
+    scores = runs[1].path / "scores.json"
+    scores.write_text(scores.read_text().replace('"RMSE"', '"RMSE of images"'))
+    with pytest.raises(
+        ConfigurationError, match=r"measures of depth are \['RMSE of images, plain'.*'RMSE, plain'"
+    ):
+        report.check_one_split(runs)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "variant"), [("plain", "survey"), ("survey", "survey"), ("mtan", "libmtl")]
+)
+def test_every_format_says_the_protocol_and_the_variant_of_the_gain(
+    make_run: MakeRun, tmp_path: Path, protocol: str, variant: str
+) -> None:
+    runs = [
+        make_run("multi-task", TASKS, skill=0.6, evaluation__protocol=protocol),
+        *(make_run(f"single-task {t}", [t], skill=0.5, evaluation__protocol=protocol) for t in TASKS),
+    ]
+    _, comparison = compared(runs)
+    assert (comparison.protocol, comparison.variant) == (protocol, variant)
+    assert comparison.gains(comparison.arm("multi-task"))["mean"] == pytest.approx(20)
+    page = html.unescape(page_of(runs, [], tmp_path / "report.html"))
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(comparison.table())
+    for text in (page, comparison.markdown(), comparison.csv(), comparison.to_json(), console.export_text()):
+        assert f"mIoU (%), {protocol}" in text
+        assert f"variant {variant}" in text
+    assert f"the protocol {protocol} (" in page
+    assert f"(variant {variant})" in comparison.sentences()[0]
+
+
+def test_libmtl_s_gain_is_over_all_measures_of_a_task() -> None:
+    measures = (Measure("abs_err", "", "", False, "mtan"), Measure("rel_err", "", "", False, "mtan"))
+    arms = (
+        Arm(name="single-task", scores={"depth": {"abs_err": 1.0, "rel_err": 1.0}}),
+        Arm(name="shared", scores={"depth": {"abs_err": 0.8, "rel_err": 1.1}}),
+    )
+    made = Comparison(tasks={"depth": measures}, arms=arms, reference="single-task")
+    assert made.gains(arms[1])["mean"] == pytest.approx(5)
+    assert [line.title for line in made.gain_lines()] == [
+        "depth, mean of 2 measures (%)",
+        "mean (%), variant libmtl",
+    ]
+
+
+def test_measures_of_two_protocols_are_no_comparison() -> None:
+    tasks = {name: (Measure("m", "m", "", True, name),) for name in ("survey", "plain", "invpt")}
+    with pytest.raises(ConfigurationError, match="protocols invpt and survey cannot be in one comparison"):
+        Comparison(tasks=tasks, arms=())
+
+
 def test_the_same_rule_may_be_spelled_out_and_learned_otherwise(make_run: MakeRun) -> None:
-    options: dict[str, Any] = {"kind": "depth", "protocol": "plain", "label": "depth", "loss": "berhu"}
+    options: dict[str, Any] = {"kind": "depth", "far": 8.0, "label": "depth", "loss": "berhu"}
     report.check_one_split(
         [make_run("a", ["depth"]), make_run("b", [], tasks__depth={**options, "parametrisation": "softplus"})]
     )

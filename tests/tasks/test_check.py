@@ -6,16 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from plait.data.labels import Depth, Mask, Normals, Semantic
+from plait.data.labels import Depth, InverseDepth, Mask, Normals, Semantic
 from plait.errors import DataError
 from plait.tasks import Task, check_label, parse
 
-SEMSEG, DEPTH, NORMALS, EDGES = parse(
+SEMSEG, DEPTH, NORMALS, EDGES, INVERSE = parse(
     {
         "semseg": {"kind": "semantic", "classes": 3},
         "depth": {"kind": "depth"},
         "normals": {"kind": "normals"},
         "edges": {"kind": "edges"},
+        "inverse": {"kind": "inverse_depth"},
     }
 )
 
@@ -28,7 +29,8 @@ SEMSEG, DEPTH, NORMALS, EDGES = parse(
         (DEPTH, Depth(torch.tensor([[[0.1, 80.0, math.nan]]]))),
         (NORMALS, Normals(torch.tensor([0.0, 0.6, -0.8]).view(3, 1, 1))),
         (EDGES, Mask(torch.tensor([[[0.0, 0.5, 1.0, math.nan]]]))),
-        *((task, task.label_type.unknown_like(2, 3)) for task in (SEMSEG, DEPTH, NORMALS, EDGES)),
+        (INVERSE, InverseDepth(torch.tensor([[[0.0, 2.0, math.nan]]]))),
+        *((task, task.label_type.unknown_like(2, 3)) for task in (SEMSEG, DEPTH, NORMALS, EDGES, INVERSE)),
         (DEPTH, torch.ones(4, 1, 2, 2)),
     ],
 )
@@ -47,6 +49,7 @@ def test_a_label_in_range_passes(task: Task, label: Tensor) -> None:
             torch.tensor([[[1.0, 0.0]]]),
             "depth in metres above 0, NaN where unknown for task 'depth', got 0",
         ),
+        (INVERSE, torch.tensor([[[1.0, -0.5]]]), "inverse depth of 0 or more, .* got -0.5"),
         (NORMALS, torch.tensor([0.0, 0.0, 255.0]).view(3, 1, 1), "length 1, .* got 255"),
         (NORMALS, torch.zeros(1, 4, 4), r"3 channel\(s\) .* got shape \[1, 4, 4\]"),
         (EDGES, torch.tensor([[[0.0, 255.0]]]), "from 0 to 1, .* got 255"),

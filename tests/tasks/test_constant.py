@@ -7,7 +7,7 @@ import torch
 
 from plait.errors import DataError
 from plait.tasks import parse
-from plait.tasks.constant import base_rate, majority_class, mean_depth, mean_normal
+from plait.tasks.constant import base_rate, majority_class, mean_depth, mean_inverse_depth, mean_normal
 
 
 def test_the_majority_is_counted_over_known_pixels() -> None:
@@ -22,6 +22,11 @@ def test_means_are_over_pixels_not_images() -> None:
     assert base_rate([torch.tensor([[[1.0, math.nan]]]), torch.tensor([[[0.0, 0.0, 0.0]]])]).tolist() == [
         0.25
     ]
+
+
+def test_of_inverse_depth_zero_is_known() -> None:
+    labels = [torch.tensor([[[0.5, math.nan, -1.0]]]), torch.tensor([[[0.0, 0.25]]])]
+    assert mean_inverse_depth(labels).tolist() == [0.25]
 
 
 def test_the_mean_normal_has_unit_length() -> None:

@@ -11,8 +11,9 @@ KINDS = {
     "semantic": ({"classes": 3}, "classification", "miou"),
     "depth": ({}, "laplace", "delta1"),
     "normals": ({}, "laplace", "within_11_25"),
-    "edges": ({}, "classification", "pixel_f"),
-    "saliency": ({"protocol": "pooled"}, "classification", "max_f"),
+    "inverse_depth": ({}, "laplace", None),
+    "edges": ({}, "classification", "ods"),
+    "saliency": ({}, "classification", "miou"),
 }
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import plait.tasks
 from plait.errors import ConfigurationError
 from plait.models.predictions import Predictions
+from plait.registry import TASKS as TASK_KINDS
 from plait.registry import mismatch, returned
 from plait.tasks import Task, losses, parse
 from plait.tasks.depth import depth
@@ -110,7 +111,10 @@ def test_a_kind_says_that_it_returns_a_task() -> None:
         ({"depth": {"kind": "depth", "loss": "l3"}}, "unknown loss term 'l3'"),
         ({"depth": {"kind": "depth", "parametrisation": "log"}}, "linear, softplus, exp"),
         ({"depth": {"kind": "depth", "far": 0.0}}, "above 0 m"),
-        ({"depth": {"kind": "depth", "protocol": "mine"}}, "'plain' or 'survey'"),
+        ({"depth": {"kind": "depth", "protocol": "survey"}}, "no option 'protocol'"),
+        ({"d": {"kind": "inverse_depth", "near": 0.0}}, "near end of task 'd'.*above 0"),
+        ({"d": {"kind": "inverse_depth", "parametrisation": "exq"}}, "did you mean 'exp'"),
+        ({"e": {"kind": "edges", "max_distance": -0.1}}, "max_distance"),
         ({"depth": {"kind": "depth", "auxiliary": True}}, "every task is auxiliary"),
         ({"depth": {"kind": "depth", "weight": -1.0}}, "weight of task 'depth'"),
         (["depth"], r"expected tasks by name, as in .*, got \['depth'\]"),
@@ -134,7 +138,7 @@ def test_a_kind_says_that_it_returns_a_task() -> None:
         ({"z": {"kind": "depth", "loss": ["l1", "sobel"]}}, "text or {name: a number}, got"),
         (
             {"z": {"kind": "depth", "colour": 1}},
-            "it takes loss, parametrisation, protocol, far, label",
+            "it takes loss, parametrisation, far, label",
         ),
         ({"s": {"kind": "semantic", "classes": 1}}, "2 to 255 classes"),
         ({"s": {"kind": "semantic", "classes": 256}}, "2 to 255 classes"),
@@ -145,7 +149,6 @@ def test_a_kind_says_that_it_returns_a_task() -> None:
         ({"s": {"kind": "semantic", "classes": 3, "ignore": [3]}}, "classes 0 to 2, got 3"),
         ({"s": {"kind": "semantic", "classes": 3, "absent": "mean"}}, "absent must be one of"),
         ({"e": {"kind": "edges", "positive_weight": 2.0}}, "from 0 to 1"),
-        ({"e": {"kind": "saliency", "protocol": "pool"}}, "did you mean 'pooled'"),
         ({"a.b": {"kind": "depth"}}, "letters, digits and underscores"),
     ],
 )
@@ -215,7 +218,7 @@ def test_a_label_of_an_unknown_task_is_refused() -> None:
         losses(TASKS, predictions(), {"semsg": TARGETS["semseg"], "depth": TARGETS["depth"]})
 
 
-@pytest.mark.parametrize("kind", ["semantic", "depth", "normals", "edges", "saliency"])
+@pytest.mark.parametrize("kind", list(TASK_KINDS))
 @pytest.mark.parametrize("shape", [(2, 4, 8), (2, 16, 16), (1, 8, 8), (3, 8, 8)])
 def test_a_label_of_another_size_is_refused_for_every_kind(kind: str, shape: tuple[int, int, int]) -> None:
     images, height, width = shape

@@ -1,6 +1,9 @@
 """Scores: pooled over the split, whatever the batching; views averaged as they should be."""
 
+import io
+import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from torch import Tensor, nn
 
 import plait.tasks
@@ -17,8 +21,8 @@ from plait.data import create
 from plait.data.sample import DataSet
 from plait.errors import ConfigurationError, DataError
 from plait.models.predictions import Predictions
-from plait.training.evaluate import activated, constant_scores, evaluate, starts
-from plait.training.run import make_network
+from plait.training.evaluate import activated, constant_scores, evaluate, scored_tasks, starts
+from plait.training.run import Run, make_network
 from plait.training.scores import Scores
 from plait.training.selection import Selection, split_loss
 
@@ -158,6 +162,52 @@ def test_scores_are_written_and_read_back(tmp_path: Path) -> None:
     assert math.isnan(again["semantic"]["pixel_accuracy"])
     rows = again.table().row_count
     assert rows == 3
+
+
+def test_scores_say_their_protocol_wherever_they_are_shown(tmp_path: Path) -> None:
+    task = TASKS[1].scored("survey")
+    scores = Scores.of([task], {"depth": {"rmse": 0.5, "delta1": 0.9, "abs_rel": 0.1}}, split="val", images=3)
+    assert scores["depth"] == {"rmse": 0.5, "delta1": 0.9}, "what a protocol does not report is left out"
+    console = Console(record=True, file=io.StringIO())
+    console.print(scores.table())
+    assert re.search(r"RMSE ↓ +│ survey +│ 0.500 m", console.export_text())
+    assert '"protocol": "survey"' in scores.json()
+
+
+def test_scores_written_before_there_were_protocols_are_plain(tmp_path: Path) -> None:
+    scores = Scores.of(TASKS, {"depth": {"rmse": 0.5}}, split="val", images=3)
+    tree = json.loads(scores.json())
+    for measure in tree["measures"]["depth"]:
+        del measure["protocol"]
+    (tmp_path / "scores.json").write_text(json.dumps(tree))
+    assert Scores.load(tmp_path / "scores.json") == scores
+
+
+def test_the_recipe_s_protocol_decides_all_measures(network: Any, dataset: DataSet) -> None:
+    scores = evaluate(network, dataset, evaluation=Evaluation(protocol="mtan"))
+    assert {task: list(numbers) for task, numbers in scores.items()} == {
+        "semantic": ["miou", "pixel_accuracy"],
+        "depth": ["abs_err", "rel_err"],
+        "normals": ["mean", "median", "within_11_25", "within_22_5", "within_30"],
+    }
+    assert {m.protocol for measures in scores.measures.values() for m in measures} == {"mtan"}
+    constant = constant_scores(dataset, dataset, TASKS, protocol="mtan")
+    assert constant.measures == scores.measures
+
+
+def test_measures_are_told_what_the_data_says(dataset: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (task,) = plait.tasks.parse({"edges": {"kind": "edges"}})
+    monkeypatch.setattr(type(dataset), "measuring", {"max_distance": 0.011, "outline": True}, raising=False)
+    (scored,) = scored_tasks([task], "invpt", dataset)
+    metric: Any = scored.metric()
+    assert (metric.max_distance, metric.protocol.outline) == (0.011, True)
+
+
+def test_a_run_s_tasks_have_the_measures_of_its_protocol(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    run = Run(tmp_path, make_recipe(**{"evaluation.protocol": "mtan"}))
+    assert [task.headline.name for task in run.tasks] == ["miou", "abs_err"]
+    with pytest.raises(ConfigurationError, match=r"criterion 'depth\.rmse' is unknown"):
+        Selection(run.tasks, "depth.rmse")
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"scores": 3}'])

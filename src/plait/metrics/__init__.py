@@ -9,20 +9,28 @@ A prediction that is not finite where the target is known is counted: it is no c
 infinity.
 """
 
-from plait.metrics.depth import DepthErrors
+from plait.metrics.boundary import BoundaryF
+from plait.metrics.depth import AbsoluteErrors, DepthErrors
 from plait.metrics.edges import PixelF
+from plait.metrics.folders import score_folders
 from plait.metrics.normals import NormalsErrors
+from plait.metrics.protocols import PROTOCOLS
 from plait.metrics.relative_gain import RelativeGain, relative_gain
-from plait.metrics.saliency import SaliencyPooled, SaliencySurvey
+from plait.metrics.saliency import Saliency, SaliencyPooled, SaliencySurvey
 from plait.metrics.segmentation import MeanIoU
 
 __all__ = [
+    "PROTOCOLS",
+    "AbsoluteErrors",
+    "BoundaryF",
     "DepthErrors",
     "MeanIoU",
     "NormalsErrors",
     "PixelF",
     "RelativeGain",
+    "Saliency",
     "SaliencyPooled",
     "SaliencySurvey",
     "relative_gain",
+    "score_folders",
 ]

@@ -1,15 +1,32 @@
-"""Counting by thresholds, shared by the measures of probability maps."""
+"""What measures share: counting by thresholds, for probability maps, and gathering over processes."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 
 def floats(**values: Tensor) -> dict[str, float]:
     """Scalars as a dictionary of Python floats."""
     return {name: value.item() for name, value in values.items()}
+
+
+def require_one_shape(prediction: Tensor, target: Tensor) -> None:
+    """Raises ``ValueError`` if two maps differ in shape."""
+    if prediction.shape != target.shape:
+        raise ValueError(f"expected a prediction of shape {list(target.shape)}, got {list(prediction.shape)}")
+
+
+def gather(values: Tensor, group: Any = None) -> list[Tensor]:
+    """The values of every process, floats in float64.
+
+    A process that saw no label has an empty list of values, which torchmetrics would send as float32.
+    """
+    return list(gather_all_tensors(values.double() if values.is_floating_point() else values, group))
 
 
 def threshold_counts(
@@ -37,8 +54,7 @@ def threshold_counts(
 
 def flat(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Prediction, whether the target is positive (from 0.5), and whether it is known: each ``[B, N]``."""
-    if prediction.shape != target.shape:
-        raise ValueError(f"expected a prediction of shape {list(target.shape)}, got {list(prediction.shape)}")
+    require_one_shape(prediction, target)
     target = target.flatten(1)
     return prediction.flatten(1), target >= 0.5, target.isfinite()
 
@@ -66,6 +82,7 @@ class PooledCounts(Metric):
 
     Args:
         thresholds: Ascending; a probability passes from the threshold on.
+        views: How many probability maps of one target are counted apart.
     """
 
     full_state_update = False
@@ -75,27 +92,66 @@ class PooledCounts(Metric):
     actual: Tensor
     pixels: Tensor
 
-    def __init__(self, thresholds: tuple[float, ...]) -> None:
+    def __init__(self, thresholds: tuple[float, ...], views: int = 1) -> None:
         super().__init__()
         self.thresholds = thresholds
         for name in ("hits", "predicted"):
-            self.add_state(name, torch.zeros(len(thresholds), dtype=torch.int64), "sum")
+            self.add_state(name, torch.zeros(views, len(thresholds), dtype=torch.int64), "sum")
         self.add_state("actual", torch.tensor(0), "sum")
         self.add_state("pixels", torch.tensor(0), "sum")
 
-    def count(self, probability: Tensor, target: Tensor) -> None:
-        """Adds images: probabilities and targets ``[B, 1, H, W]``, the target NaN where unknown."""
-        probability, positive, known = flat(probability.contiguous(), target)
-        passed = torch.bucketize(probability, probability.new_tensor(self.thresholds), right=True)
-        hits, predicted = threshold_counts(passed, positive, known, len(self.thresholds))
-        self.hits += hits.sum(0)
-        self.predicted += predicted.sum(0)
+    def count(self, target: Tensor, *probabilities: Tensor) -> None:
+        """Adds images: targets ``[B, 1, H, W]``, NaN where unknown, and probabilities, one map a view."""
+        for view, values in enumerate(probabilities):
+            probability, positive, known = flat(values.contiguous(), target)
+            passed = torch.bucketize(probability, probability.new_tensor(self.thresholds), right=True)
+            hits, predicted = threshold_counts(passed, positive, known, len(self.thresholds))
+            self.hits[view] += hits.sum(0)
+            self.predicted[view] += predicted.sum(0)
         self.actual += (positive & known).sum()
         self.pixels += known.sum()
 
-    def best_f(self, *, beta_square: float) -> Tensor:
+    def best_f(self, view: int = 0, *, beta_square: float) -> Tensor:
         """The largest F over thresholds, 0 where it is undefined; NaN if no pixel was known."""
-        precision = self.hits.double() / self.predicted
-        recall = self.hits.double() / self.actual
+        precision = self.hits[view].double() / self.predicted[view]
+        recall = self.hits[view].double() / self.actual
         f_measure = (1 + beta_square) * precision * recall / (beta_square * precision + recall)
         return f_measure.nan_to_num(0.0).max().where(self.pixels > 0, torch.nan)
+
+
+class ImageSums(Metric):
+    """State of the measures that average over images: sums of IoU, precision and recall at each threshold.
+
+    Abstract: a measure calls :meth:`add_sums` once, and adds ``update`` and ``compute``.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    images: Tensor
+    iou: Tensor
+    precision: Tensor
+    recall: Tensor
+
+    def add_sums(self, thresholds: int) -> None:
+        """Adds the states, for that many thresholds."""
+        self.add_state("images", torch.tensor(0), "sum")
+        for name in ("iou", "precision", "recall"):
+            self.add_state(name, torch.zeros(thresholds, dtype=torch.float64), "sum")
+
+    def sum_images(self, passed: Tensor, positive: Tensor, known: Tensor) -> None:
+        """Adds the images that have a known pixel; arguments as in :func:`threshold_counts`."""
+        counted = known.any(1)
+        hits, predicted = threshold_counts(passed, positive, known, len(self.iou))
+        hits, predicted = hits[counted].double(), predicted[counted].double()
+        actual = (positive & known).sum(1)[counted, None].double()
+        union = predicted + actual - hits
+        self.images += counted.sum()
+        self.iou += (hits / union).where(union > 0, 1).sum(0)
+        self.precision += (hits / (predicted + 1e-12)).sum(0)
+        self.recall += (hits / (actual + 1e-12)).sum(0)
+
+    def best_of_means(self) -> tuple[Tensor, Tensor]:
+        """The largest mean IoU, and the largest F (beta 1) of mean precision and mean recall."""
+        precision, recall = self.precision / self.images, self.recall / self.images
+        f_measure = 2 * precision * recall / (precision + recall + 1e-12)
+        return (self.iou / self.images).max(), f_measure.max()

@@ -14,7 +14,7 @@ class PixelF(PooledCounts):
     A prediction that is not finite passes no threshold.
 
     It needs no matching and allows no displacement: a prediction one pixel beside the edge is wrong twice. It
-    is not the boundary F (ODS) of the literature and must not be put beside one.
+    is not the boundary F of the literature, :class:`plait.metrics.BoundaryF`, and must not be put beside one.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class PixelF(PooledCounts):
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Adds images: probabilities (or uint8) and targets of shape ``[B, 1, H, W]``."""
-        self.count(as_probability(prediction), target)
+        self.count(target, as_probability(prediction))
 
     def compute(self) -> dict[str, float]:
         return floats(pixel_f=self.best_f(beta_square=1.0))

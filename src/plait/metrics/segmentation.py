@@ -14,6 +14,7 @@ from plait.errors import ConfigurationError, DataError
 from plait.metrics.counts import floats
 
 AbsentClasses = Literal["skip", "zero", "present"]
+EmptyRule = bool | Literal["single_value"]
 
 
 class MeanIoU(Metric):
@@ -31,7 +32,9 @@ class MeanIoU(Metric):
             ``"present"``: only classes that occur in the target are averaged. The three agree where every
             class occurs, as in the full validation splits of the public data sets.
         skip_empty: Whether images whose target shows no class but 0 are left out: the human parts rule, where
-            such an image holds no annotated person.
+            such an image holds no annotated person. ``"single_value"``: as the survey's and ASTMT's folder
+            evaluators decide it, an image is left out if its target is 0 everywhere or 255 everywhere; one
+            that holds 0 and 255 but no part counts as background.
         ignore: Class ids of the target that count as unknown, beside 255.
 
     Source:
@@ -48,10 +51,12 @@ class MeanIoU(Metric):
         classes: int,
         *,
         absent: AbsentClasses = "skip",
-        skip_empty: bool = False,
+        skip_empty: EmptyRule = False,
         ignore: Sequence[int] = (),
     ) -> None:
         super().__init__()
+        if skip_empty not in (True, False, "single_value"):
+            raise ConfigurationError(f"skip_empty is true, false or 'single_value'; got {skip_empty!r}")
         if absent not in get_args(AbsentClasses):
             raise ConfigurationError(
                 f"absent must be one of {', '.join(get_args(AbsentClasses))}; got {absent!r}"
@@ -81,9 +86,11 @@ class MeanIoU(Metric):
                 f"expected predictions of the targets' shape {list(target.shape)}, got {list(ids.shape)}"
             )
         known = target != UNKNOWN_CLASS
+        if self.skip_empty == "single_value":  # one of 255 alone has nothing known in any case
+            known &= (target != 0).flatten(1).any(1)[:, None, None]
         for number in self.ignore:
             known &= target != number
-        if self.skip_empty:
+        if self.skip_empty is True:
             known &= (known & (target != 0)).flatten(1).any(1)[:, None, None]
         target, ids = target[known], ids[known]
         if len(target) and not (int(target.min()) >= 0 and int(target.max()) < self.classes):

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from plait.errors import ConfigurationError
-from plait.metrics import relative_gain
+from plait.metrics import PROTOCOLS, relative_gain
 from plait.tasks.base import Measure
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from plait.metrics.relative_gain import Variant
     from plait.study.cost import Cost
 
 Scores = Mapping[str, Mapping[str, float]]
@@ -68,7 +69,8 @@ class Line:
         direction: ``higher`` or ``lower``, which one is better.
         values: A number a column, in the unit the title names; None where there is none.
         texts: The same as a person reads it.
-        headline: Whether this is the measure that enters the relative gain.
+        headline: Whether this is the task's headline measure, or the mean relative gain.
+        protocol: By whose rules a measure is taken, which the title says too; empty for anything else.
     """
 
     section: str
@@ -77,11 +79,12 @@ class Line:
     values: tuple[float | None, ...]
     texts: tuple[str, ...]
     headline: bool = False
+    protocol: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Arms beside each other, on the same tasks and the same split.
+    """Arms beside each other, on the same tasks and the same split, scored by one protocol.
 
     Attributes:
         tasks: The measures of each task, the headline measure first.
@@ -91,7 +94,8 @@ class Comparison:
         notes: What a reader must know with the numbers, a sentence each.
 
     Raises:
-        ConfigurationError: If two arms have one name, or the reference is not among them.
+        ConfigurationError: If two arms have one name, the reference is not among them, or measures are of two
+            protocols (beside plain ones, which a protocol leaves where its code scores nothing).
     """
 
     tasks: Mapping[str, tuple[Measure, ...]]
@@ -108,6 +112,27 @@ class Comparison:
             )
         if self.reference is not None and self.reference not in names:
             raise ConfigurationError(f"the reference {self.reference!r} is not among the arms {names}")
+        if len(self._named) > 1:
+            raise ConfigurationError(
+                f"measures by the protocols {join(self._named)} cannot be in one comparison: "
+                f"score all arms by one protocol"
+            )
+
+    @property
+    def _named(self) -> list[str]:
+        """The protocols of the measures, plain aside."""
+        found = {measure.protocol for measures in self.tasks.values() for measure in measures}
+        return sorted(found - {"plain"})
+
+    @property
+    def protocol(self) -> str:
+        """By whose rules the arms were scored."""
+        return self._named[0] if self._named else "plain"
+
+    @property
+    def variant(self) -> Variant:
+        """How the relative gain is formed: as the protocol's authors do."""
+        return PROTOCOLS[self.protocol].variant
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -128,20 +153,29 @@ class Comparison:
         if self.reference is None or arm.name == self.reference or not arm.comparable:
             return {}
         single = self.arm(self.reference).scores
+        entering = self.entering
         measured = [
-            scores.get(task, {}).get(m[0].name)
-            for task, m in self.tasks.items()
+            scores.get(task, {}).get(measure.name)
+            for task, measures in entering.items()
+            for measure in measures
             for scores in (arm.scores, single)
         ]
         if any(value is None or not math.isfinite(value) for value in measured):
             return {}
-        headlines = {task: measures[0] for task, measures in self.tasks.items()}
         gain = relative_gain(
-            {task: arm.scores[task] for task in headlines},
-            {task: single[task] for task in headlines},
-            headlines,
+            {task: arm.scores[task] for task in entering},
+            {task: single[task] for task in entering},
+            entering,
+            variant=self.variant,
         )
         return {**{task: 100 * value for task, value in gain.per_task.items()}, "mean": 100 * gain.mean}
+
+    @property
+    def entering(self) -> dict[str, tuple[Measure, ...]]:
+        """The measures of each task that enter the relative gain."""
+        if self.variant == "libmtl":
+            return dict(self.tasks)
+        return {task: measures[:1] for task, measures in self.tasks.items()}
 
     def lines(self) -> Iterator[Line]:
         """Every line of the full table: all measures by task, then relative gain, then cost."""
@@ -153,11 +187,12 @@ class Comparison:
                 values = tuple(None if v is None or math.isnan(v) else v * factor for v in found)
                 yield Line(
                     section=task,
-                    title=f"{measure.title} ({measure.unit})" if measure.unit else measure.title,
+                    title=f"{with_unit(measure)}, {measure.protocol}",
                     direction="higher" if measure.higher_is_better else "lower",
                     values=values,
                     texts=tuple(show(value, DIGITS.get(measure.unit, 3)) for value in values),
                     headline=measure is measures[0],
+                    protocol=measure.protocol,
                 )
         yield from self.gain_lines()
         yield from self.cost_lines()
@@ -170,15 +205,22 @@ class Comparison:
             return
         for task in (*self.tasks, "mean"):
             values = before + tuple(gain.get(task) for gain in gains)
-            named = task if task == "mean" else f"{task}, {self.tasks[task][0].title}"
             yield Line(
                 section="relative gain",
-                title=f"{named} (%)",
+                title=self.gain_title(task),
                 direction="higher",
                 values=values,
                 texts=tuple(show(value, 1, sign=True) for value in values),
                 headline=task == "mean",
             )
+
+    def gain_title(self, task: str) -> str:
+        """What a line of relative gain is of: a task, or the ``mean`` over them with its variant."""
+        if task == "mean":
+            return f"mean (%), variant {self.variant}"
+        entering = self.entering[task]
+        of = entering[0].title if len(entering) == 1 else f"mean of {len(entering)} measures"
+        return f"{task}, {of} (%)"
 
     def cost_lines(self) -> Iterator[Line]:
         """What each column costs, with its ratio to the reference; a quantity nobody measured has no line."""
@@ -250,13 +292,21 @@ class Comparison:
         return file.getvalue()
 
     def to_json(self) -> str:
-        """The same as JSON: ``columns``, ``lines`` and ``notes``."""
+        """The same as JSON: ``columns``, ``lines``, ``protocol``, ``variant`` of the gain and ``notes``."""
         tree: dict[str, Any] = {
             "columns": list(self.columns),
             "lines": [
-                {"section": x.section, "measure": x.title, "better": x.direction, "values": list(x.values)}
+                {
+                    "section": x.section,
+                    "measure": x.title,
+                    "protocol": x.protocol or None,
+                    "better": x.direction,
+                    "values": list(x.values),
+                }
                 for x in self.lines()
             ],
+            "protocol": self.protocol,
+            "variant": self.variant,
             "reference": self.reference,
             "notes": list(self.notes),
         }
@@ -275,13 +325,18 @@ class Comparison:
             parts = [f"better on {join(better)}"] * bool(better) + [f"worse on {join(worse)}"] * bool(worse)
             said.append(
                 f"Beside {single.title}, {arm.name} was {' and '.join(parts) or 'level'} in this run: "
-                f"a mean relative gain of {show(gains['mean'], 1, sign=True)} % over "
-                f"{len(self.tasks)} headline measures."
+                f"a mean relative gain of {show(gains['mean'], 1, sign=True)} % over {self.gained_over()}."
             )
             said.extend(cost_sentence(arm, single))
         if self.constant is not None:
             said.extend(self.below_constant())
         return said
+
+    def gained_over(self) -> str:
+        """What the mean relative gain is a mean of, in words."""
+        if self.variant == "libmtl":
+            return f"{len(self.tasks)} tasks, each the mean over its measures (variant libmtl)"
+        return f"{len(self.tasks)} headline measures (variant {self.variant})"
 
     def below_constant(self) -> Iterator[str]:
         """A sentence for each arm and task that does not beat the constant prediction."""
@@ -307,6 +362,15 @@ def cost_sentence(arm: Arm, single: Arm) -> Iterator[str]:
         f"To predict all tasks, {arm.name} holds {parameters:.2f} times the parameters and needs {macs:.2f} "
         f"times the multiply-accumulates of {single.title} together."
     )
+
+
+def with_unit(measure: Measure) -> str:
+    """A measure's title with its unit.
+
+    >>> with_unit(Measure("rmse", "RMSE", "m", False))
+    'RMSE (m)'
+    """
+    return f"{measure.title} ({measure.unit})" if measure.unit else measure.title
 
 
 DIGITS = {"%": 1, "m": 3, "°": 1}

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from plait.data.sample import DataSet, Sample
-from plait.training.evaluate import predictions
+from plait.training.evaluate import predictions, scored_tasks
 from plait.training.scores import shown
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def rows(
     targets: dict[str, dict[str, Pixels]] = {sample: {} for sample in found}
     for arm, members in networks.items():
         for model in members:
-            tasks: list[Task] = [task for task in model.tasks if not task.auxiliary]
+            tasks = scored_tasks(model.tasks, evaluation.protocol, dataset)
             device = next(model.parameters()).device
             for sample, decoded, labels in predictions(
                 model, part, tasks, evaluation=evaluation, device=device

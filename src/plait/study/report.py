@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from plait import config
 from plait.errors import ConfigurationError
+from plait.metrics import PROTOCOLS
 from plait.registry import resolve
 from plait.study import pages
 from plait.study.charts import learning_curves
@@ -82,8 +83,8 @@ def report(
         The comparison and the page.
 
     Raises:
-        ConfigurationError: If there is no run, one is not finished, or they were scored on different data or
-            by different rules.
+        ConfigurationError: If there is no run, one is not finished, or they were scored on different data, by
+            different protocols or by different rules.
     """
     runs = [load_run(folder) for folder in find_runs(folders)]
     check_one_split(runs)
@@ -138,6 +139,8 @@ def check_one_split(runs: Sequence[Run]) -> None:
         for key in ("name", "root", "options", "test_split"):
             ours, theirs = getattr(run.recipe.data, key), getattr(first.recipe.data, key)
             require_same(run, first, f"data.{key}", ours, theirs)
+        ours, theirs = (r.recipe.evaluation.protocol for r in (run, first))
+        require_same(run, first, "evaluation.protocol", ours, theirs)
     having: dict[str, Run] = {}
     for run in runs:
         for task in run.recipe.tasks:
@@ -146,6 +149,16 @@ def check_one_split(runs: Sequence[Run]) -> None:
             for key in dict.fromkeys([*mine, *others]):
                 if key not in LEARNING:
                     require_same(run, other, f"tasks.{task}.{key}", mine.get(key), others.get(key))
+    scored: dict[str, Run] = {}
+    for run in runs:
+        for task in run.scores:
+            other = scored.setdefault(task, run)
+            require_same(run, other, f"measures of {task}", reported_by(run, task), reported_by(other, task))
+
+
+def reported_by(run: Run, task: str) -> list[str]:
+    """The measures of a task in a run's scores, with their protocols."""
+    return [f"{measure.title}, {measure.protocol}" for measure in run.scores.measures[task]]
 
 
 def require_same(run: Run, other: Run, key: str, ours: object, theirs: object) -> None:
@@ -250,7 +263,7 @@ def constant_column(runs: Sequence[Run]) -> Mapping[str, Mapping[str, float]]:
     tasks: dict[str, Task] = {task.name: task for run in runs for task in run.tasks if not task.auxiliary}
     data = runs[0].recipe.data
     train, test = (whole_dataset(runs, split) for split in (data.train_split, data.test_split))
-    return constant_scores(train, test, tuple(tasks.values()))
+    return constant_scores(train, test, tuple(tasks.values()), protocol=runs[0].recipe.evaluation.protocol)
 
 
 def measure_costs(
@@ -328,6 +341,8 @@ def general_notes(runs: Sequence[Run], size: tuple[int, int]) -> list[str]:
             f"{split}, pooled over the split at label size; of {join(best)} the weights that were best on "
             f"{recipe.data.validation_split} were scored, of the others the last."
         )
+    protocol = PROTOCOLS[recipe.evaluation.protocol]
+    notes.append(f"Scored by the protocol {protocol.name} ({protocol.whose}); each measure names its own.")
     notes.append(
         f"The constant predicts the same at every pixel: the best value on the training images. Costs are "
         f"of one image of {size[0]}x{size[1]}, or of a training step of {recipe.training.batch_size} images, "
@@ -375,7 +390,8 @@ def render(
         rooms=[shown_row(row, tasks) for row in pictures],
         rooms_note=(
             f"{len(pictures)} images spread evenly over the held-out split, chosen by position, not by "
-            "result. Beside each prediction is its error, with the headline measure on that image alone."
+            f"result. Beside each prediction is its error, with the headline measure on that image alone "
+            f"(protocol {comparison.protocol})."
         ),
         legends=[legend(task) for task in tasks.values()],
         facts=facts(runs, comparison, command),
@@ -391,12 +407,18 @@ def render(
 
 def table_caption(comparison: Comparison) -> str:
     """How to read the table."""
-    read = "Every measure on held-out images; ↑ higher is better, ↓ lower. Bold: each task's headline measure"
+    read = (
+        "Every measure on held-out images, with the protocol whose rules it follows; ↑ higher is better, "
+        "↓ lower. Bold: each task's headline measure"
+    )
     if comparison.reference is None:
         return f"{read}."
+    entering = "which enters the relative gain"
+    if comparison.variant == "libmtl":
+        entering = "all measures of a task enter the relative gain"
     return (
-        f"{read}, which enters the relative gain; a positive gain is better. A ratio (×) is to the "
-        f"{comparison.arm(comparison.reference).title} together."
+        f"{read}, {entering} (variant {comparison.variant}); a positive gain is better. A ratio (×) is "
+        f"to the {comparison.arm(comparison.reference).title} together."
     )
 
 
@@ -496,6 +518,7 @@ def facts(runs: Sequence[Run], comparison: Comparison, command: str | None) -> l
             "Data",
             f"{recipe.data.name}, learned from {recipe.data.train_split}, scored on {recipe.data.test_split}",
         ),
+        ("Protocol", f"{comparison.protocol}: {PROTOCOLS[comparison.protocol].whose}"),
         (
             "Backbone",
             "; ".join(dict.fromkeys(f"{r.recipe.model.backbone}, {start_of(r.recipe.model)}" for r in runs)),

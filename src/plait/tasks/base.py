@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import keyword
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -57,12 +58,36 @@ class Measure:
         title: What a table prints, for instance ``"RMSE"``.
         unit: ``"%"`` (already times 100 when shown), ``"m"``, ``"°"`` or ``""``.
         higher_is_better: Its direction, from which the relative gain takes its sign.
+        protocol: By whose rules it is taken, of :data:`plait.metrics.PROTOCOLS`; numbers of two protocols
+            cannot be compared.
     """
 
     name: str
     title: str
     unit: str
     higher_is_better: bool
+    protocol: str = "plain"
+
+    def under(self, protocol: str) -> Measure:
+        """The same measure by the rules of another protocol."""
+        return replace(self, protocol=protocol)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How one protocol scores a task.
+
+    Attributes:
+        metric: Makes a fresh metric.
+        measures: Which of its numbers are reported, the headline measure first.
+        kpi: As in :class:`Task`.
+        takes: Arguments of ``metric`` that a data set decides where its ``measuring`` has them.
+    """
+
+    metric: Callable[..., Metric]
+    measures: tuple[Measure, ...]
+    kpi: str | None = None
+    takes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +113,7 @@ class Task:
 
     Attributes:
         name: The user's name for it; also a key in ``nn.ModuleDict`` and in tables.
-        kind: ``semantic``, ``depth``, ``normals``, ``edges`` or ``saliency``.
+        kind: ``semantic``, ``depth``, ``inverse_depth``, ``normals``, ``edges`` or ``saliency``.
         channels: Output channels of the network.
         label: The data set's field that supervises it, for instance ``"semantic"``.
         label_type: The tv_tensor class of that label; says how it is warped and what is unknown.
@@ -98,7 +123,7 @@ class Task:
         decide: The activated map to units: class ids int64 ``[B, 1, H, W]`` for ``semantic``, else the
             map itself (normals again of unit length).
         metric: Makes a fresh metric; ``update(decoded, target)``, ``compute() -> {measure: float}``.
-        measures: What the metric reports, the headline measure first.
+        measures: Which of its numbers are reported, the headline measure first.
         picture: A decoded map ``[C, H, W]`` (or a label) to ``uint8 [H, W, 3]``; unknown is grey.
         error: Decoded map and label ``[C, H, W]`` to a map of errors ``uint8 [H, W, 3]``.
         legend: How to read the picture.
@@ -112,6 +137,9 @@ class Task:
         auxiliary: Supervised only at intermediate predictions, and not reported.
         constant: From an iterable of labels ``[C, H, W]`` of the training split to the best constant
             decoded pixel, ``[C]``: the baseline of every table.
+        scoring: How each protocol scores it; ``metric``, ``measures`` and ``kpi`` are those of the chosen one
+            (see :meth:`scored`), at first ``plain``.
+        several_targets: Whether its metric takes the labels of several annotators, ``[B, A, H, W]``.
     """
 
     name: str
@@ -134,6 +162,8 @@ class Task:
     likelihood: Likelihood = "gaussian"
     kpi: str | None = None
     auxiliary: bool = False
+    scoring: Mapping[str, Scoring] = field(default_factory=dict, compare=False)
+    several_targets: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -155,6 +185,26 @@ class Task:
     def headline(self) -> Measure:
         """The one measure that enters the relative gain."""
         return self.measures[0]
+
+    def scored(self, protocol: str, measuring: Mapping[str, Any] | None = None) -> Task:
+        """The task with the metric and the measures of a protocol.
+
+        Args:
+            protocol: One of :data:`plait.metrics.PROTOCOLS`. If its code does not score this kind of task, or
+                the task declares no ``scoring``, the measures stay plain ones, and say so.
+            measuring: What measures must know of the data: the data set's ``measuring``.
+
+        Raises:
+            ConfigurationError: If there is no such protocol.
+        """
+        from plait.metrics.protocols import protocol_named  # metrics import the label types
+
+        chosen = self.scoring.get(protocol_named(protocol).name) or self.scoring.get("plain")
+        if chosen is None:
+            return self
+        given = {name: value for name, value in (measuring or {}).items() if name in chosen.takes}
+        metric = partial(chosen.metric, **given) if given else chosen.metric
+        return replace(self, metric=metric, measures=chosen.measures, kpi=chosen.kpi)
 
     def decode(self, logits: Tensor) -> Tensor:
         """Logits ``[B, C, H, W]`` to units: class ids, metres, unit vectors or probabilities."""

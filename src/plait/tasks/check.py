@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from plait.data.labels import Depth, Mask, Normals, Semantic
+from plait.data.labels import Depth, InverseDepth, Mask, Normals, Semantic
 from plait.errors import DataError
 from plait.tasks.base import Task
 
@@ -22,7 +22,8 @@ def check_label(task: Task, target: Tensor, where: str) -> None:
 
     Raises:
         DataError: If the channels are wrong, a class id is not one of the task's classes, a depth is not
-            positive, a normal is not of unit length (to 1 %), or a mask leaves [0, 1].
+            positive, an inverse depth is negative, a normal is not of unit length (to 1 %), or a mask leaves
+            [0, 1].
     """
     if target.ndim < 3 or target.shape[-3] != task.label_type.channels:
         raise DataError(
@@ -39,6 +40,9 @@ def check_label(task: Task, target: Tensor, where: str) -> None:
     elif issubclass(task.label_type, Depth):
         values = target[known]
         low, high, expected = 1e-9, torch.inf, "depth in metres above 0, NaN where unknown"
+    elif issubclass(task.label_type, InverseDepth):
+        values = target[known]
+        low, high, expected = 0.0, torch.inf, "inverse depth of 0 or more, NaN where unknown"
     elif issubclass(task.label_type, Normals):
         values = target.square().sum(-3, keepdim=True).sqrt()[known]  # vector_norm is 90 times slower here
         low, high, expected = 0.99, 1.01, "normals of length 1, NaN where unknown"

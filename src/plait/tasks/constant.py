@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from plait.errors import DataError
-from plait.tasks.loss import known_depth, without
+from plait.tasks.loss import known_depth, known_inverse_depth, without
 
 
 def majority_class(labels: Iterable[Tensor], *, classes: int, ignore: tuple[int, ...] = ()) -> Tensor:
@@ -27,6 +27,11 @@ def majority_class(labels: Iterable[Tensor], *, classes: int, ignore: tuple[int,
 def mean_depth(labels: Iterable[Tensor]) -> Tensor:
     """The mean over known pixels in metres, float32 ``[1]``: no constant has a smaller RMSE."""
     return _mean((label, known_depth(label)) for label in labels)
+
+
+def mean_inverse_depth(labels: Iterable[Tensor]) -> Tensor:
+    """The mean over known pixels in the data's unit, float32 ``[1]``: no constant has a smaller RMSE."""
+    return _mean((label, known_inverse_depth(label)) for label in labels)
 
 
 def mean_normal(labels: Iterable[Tensor]) -> Tensor:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from plait.data.labels import Depth
 from plait.errors import ConfigurationError
-from plait.metrics.depth import DepthErrors, DepthProtocol
+from plait.metrics.depth import AbsoluteErrors, DepthErrors
 from plait.registry import nearest
 from plait.tasks import constant, pictures
-from plait.tasks.base import Legend, Measure, Task, unchanged
+from plait.tasks.base import Legend, Measure, Scoring, Task, unchanged
 from plait.tasks.loss import (
     BerHu,
     DepthL1,
@@ -33,15 +33,36 @@ TERMS: Mapping[str, Callable[[], Term]] = {
     "berhu": BerHu,
     "sobel": DepthSobel,
 }
-MEASURES = (
+ROOTS = (
     Measure("rmse", "RMSE", "m", higher_is_better=False),
     Measure("log_rmse", "log-RMSE", "", higher_is_better=False),
+)
+RELATIVE = (
     Measure("abs_rel", "absRel", "", higher_is_better=False),
     Measure("sq_rel", "sqRel", "m", higher_is_better=False),
+)
+WITHIN = (
     Measure("delta1", "δ < 1.25", "%", higher_is_better=True),
     Measure("delta2", "δ < 1.25²", "%", higher_is_better=True),
     Measure("delta3", "δ < 1.25³", "%", higher_is_better=True),
 )
+ABSOLUTE = (
+    Measure("abs_err", "absolute error", "m", higher_is_better=False, protocol="mtan"),
+    Measure("rel_err", "relative error", "", higher_is_better=False, protocol="mtan"),
+)
+SCORING: Mapping[str, Scoring] = {
+    "plain": Scoring(DepthErrors, (*ROOTS, *RELATIVE, *WITHIN), "delta1"),
+    # The shares are in neither code; what becomes of predictions that are not positive does not change them.
+    "survey": Scoring(
+        partial(DepthErrors, protocol="survey"), (*(m.under("survey") for m in ROOTS), *WITHIN), "delta1"
+    ),
+    "invpt": Scoring(
+        partial(DepthErrors, protocol="invpt"),
+        (*(m.under("invpt") for m in (*ROOTS, *RELATIVE)), *WITHIN),
+        "delta1",
+    ),
+    "mtan": Scoring(partial(AbsoluteErrors, zero_is_known=False), ABSOLUTE),
+}
 
 
 def linear(logits: Tensor) -> Tensor:
@@ -71,7 +92,6 @@ def depth(
     *,
     loss: str | dict[str, float] = "l1",
     parametrisation: Literal["linear", "softplus", "exp"] = "linear",
-    protocol: DepthProtocol = "plain",
     far: float = 8.0,
     label: str = "depth",
     weight: float = 1.0,
@@ -85,8 +105,6 @@ def depth(
             The likelihood is ``"gaussian"`` for ``silog`` alone, a squared error, else ``"laplace"``.
         parametrisation: How the network's output becomes metres: ``linear`` as it is (the survey's),
             ``softplus`` or ``exp`` for positive depth. The terms compare metres in each case.
-        protocol: What measures make of predictions that are not positive; see
-            :class:`plait.metrics.DepthErrors`.
         far: The far end of the pictures' bar, in metres; the near end is 0.
         label: The data set's field.
         weight: Fixed loss weight.
@@ -95,14 +113,9 @@ def depth(
     Raises:
         ConfigurationError: If a term or the parametrisation is unknown, or ``far`` is not positive.
     """
-    if parametrisation not in PARAMETRISATIONS:
-        raise ConfigurationError(
-            f"task {name!r} has no parametrisation {parametrisation!r}"
-            f"{nearest(parametrisation, PARAMETRISATIONS)}; known are {', '.join(PARAMETRISATIONS)}"
-        )
+    link = link_of(name, parametrisation)
     if not far > 0:
         raise ConfigurationError(f"the far end of task {name!r}'s pictures must be above 0 m, got {far}")
-    link = PARAMETRISATIONS[parametrisation]
     terms = weighted_sum(loss, TERMS, link=link)
     squared = all(isinstance(term, ScaleInvariantLog) for _, term in terms.terms)
     return Task(
@@ -114,8 +127,8 @@ def depth(
         loss=terms,
         activate=link,
         decide=unchanged,
-        metric=partial(DepthErrors, protocol=protocol),
-        measures=MEASURES,
+        metric=SCORING["plain"].metric,
+        measures=SCORING["plain"].measures,
         picture=partial(pictures.bar_picture, bar=pictures.DEPTH_BAR, low=0.0, high=far),
         error=partial(pictures.absolute_error, high=far / 4),
         legend=Legend(bar=pictures.DEPTH_BAR, low="0 m", high=f"{far:g} m"),
@@ -125,4 +138,19 @@ def depth(
         likelihood="gaussian" if squared else "laplace",
         kpi="delta1",
         auxiliary=auxiliary,
+        scoring=SCORING,
     )
+
+
+def link_of(task: str, parametrisation: str) -> Callable[[Tensor], Tensor]:
+    """How a network's output becomes depth, or inverse depth.
+
+    Raises:
+        ConfigurationError: If there is no such parametrisation; names the task.
+    """
+    if parametrisation not in PARAMETRISATIONS:
+        raise ConfigurationError(
+            f"task {task!r} has no parametrisation {parametrisation!r}"
+            f"{nearest(parametrisation, PARAMETRISATIONS)}; known are {', '.join(PARAMETRISATIONS)}"
+        )
+    return PARAMETRISATIONS[parametrisation]

@@ -164,6 +164,22 @@ class DepthL1:
 
 
 @dataclass(frozen=True)
+class InverseDepthL1:
+    """Mean absolute error over the pixels whose inverse depth is known; maps ``[B, 1, H, W]``."""
+
+    statistics: ClassVar[int] = 1
+
+    def counts(self, target: Tensor) -> Tensor:
+        return known_inverse_depth(target).sum(dtype=torch.float64)[None]
+
+    def __call__(self, prediction: Tensor, target: Tensor, counts: Tensor | None = None) -> Tensor:
+        _require_same_shape(prediction, target)
+        known = known_inverse_depth(target)
+        residual = (at_least_float32(prediction) - target.where(known, 0)).where(known, 0)
+        return _share(residual.abs().sum(), self.counts(target) if counts is None else counts)
+
+
+@dataclass(frozen=True)
 class DepthLogL1:
     """Mean absolute difference of natural logarithms over the pixels whose depth is known.
 
@@ -375,6 +391,11 @@ def weighted_sum(
 def known_depth(target: Tensor) -> Tensor:
     """Where a depth map is known: finite and positive (no logarithm or ratio is taken of anything else)."""
     return target.isfinite() & (target > 0)
+
+
+def known_inverse_depth(target: Tensor) -> Tensor:
+    """Where a map of inverse depth is known: finite and not negative; 0 is infinitely far away."""
+    return target.isfinite() & (target >= 0)
 
 
 def _known_vectors(target: Tensor) -> Tensor:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Literal
 
 from torch import Tensor
-from torchmetrics import Metric
 
 from plait.data.labels import Label
 from plait.errors import ConfigurationError
 from plait.tasks import constant, pictures
-from plait.tasks.base import Legend, Measure, Task, unchanged
+from plait.tasks.base import Legend, Scoring, Task, unchanged
 from plait.tasks.loss import BalancedBCE, at_least_float32, weighted_sum
 
 
@@ -23,11 +22,11 @@ def mask_task(
     label_type: type[Label],
     loss: str | Mapping[str, float],
     positive_weight: float | Literal["batch"],
-    metric: Callable[[], Metric],
-    measures: tuple[Measure, ...],
+    scoring: Mapping[str, Scoring],
     label: str,
     weight: float,
     auxiliary: bool,
+    several_targets: bool = False,
 ) -> Task:
     """A task with one probability a pixel and the balanced sigmoid cross-entropy.
 
@@ -40,6 +39,7 @@ def mask_task(
         raise ConfigurationError(
             f"positive_weight of task {name!r} must be from 0 to 1, or 'batch'; got {positive_weight!r}"
         )
+    plain = scoring["plain"]
     return Task(
         name=name,
         kind=kind,
@@ -49,8 +49,8 @@ def mask_task(
         loss=weighted_sum(loss, {"balanced_bce": partial(BalancedBCE, positive_weight)}),
         activate=probability,
         decide=unchanged,
-        metric=metric,
-        measures=measures,
+        metric=plain.metric,
+        measures=plain.measures,
         picture=partial(pictures.bar_picture, bar=pictures.PROBABILITY_BAR, low=0.0, high=1.0),
         error=partial(pictures.absolute_error, high=1.0),
         legend=Legend(bar=pictures.PROBABILITY_BAR, low="0", high="1"),
@@ -58,8 +58,10 @@ def mask_task(
         constant=constant.base_rate,
         weight=weight,
         likelihood="classification",
-        kpi=measures[0].name,
+        kpi=plain.kpi,
         auxiliary=auxiliary,
+        scoring=scoring,
+        several_targets=several_targets,
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from plait.data.labels import Normals
 from plait.metrics.normals import NormalsErrors
 from plait.tasks import constant, pictures
-from plait.tasks.base import Measure, Task
+from plait.tasks.base import Measure, Scoring, Task
 from plait.tasks.loss import NormalsCosine, NormalsL1, Term, at_least_float32, unit, weighted_sum
 
 TERMS: Mapping[str, Callable[[], Term]] = {"l1": NormalsL1, "cosine": NormalsCosine}
@@ -49,6 +49,7 @@ def normals(
     Raises:
         ConfigurationError: If a term is unknown.
     """
+    scoring = scorings(partial(NormalsErrors, exact_median=exact_median))
     return Task(
         name=name,
         kind="normals",
@@ -58,8 +59,8 @@ def normals(
         loss=weighted_sum(loss, TERMS),
         activate=direction,
         decide=direction,
-        metric=partial(NormalsErrors, exact_median=exact_median),
-        measures=MEASURES,
+        metric=scoring["plain"].metric,
+        measures=scoring["plain"].measures,
         picture=pictures.normals_picture,
         error=pictures.normals_error,
         legend=pictures.NORMALS_LEGEND,
@@ -70,7 +71,21 @@ def normals(
         likelihood="laplace",
         kpi="within_11_25",
         auxiliary=auxiliary,
+        scoring=scoring,
     )
+
+
+def scorings(metric: Callable[..., NormalsErrors]) -> dict[str, Scoring]:
+    """How each protocol scores: the survey from 8 bits, InvPT by the mean alone, LibMTL without RMS."""
+    libmtl = (measure for measure in MEASURES if measure.name != "rmse")
+    return {
+        "plain": Scoring(metric, MEASURES, "within_11_25"),
+        "survey": Scoring(
+            partial(metric, eight_bit=True), tuple(m.under("survey") for m in MEASURES), "within_11_25"
+        ),
+        "invpt": Scoring(metric, (MEASURES[0].under("invpt"),)),
+        "mtan": Scoring(metric, tuple(measure.under("mtan") for measure in libmtl), "within_11_25"),
+    }
 
 
 def direction(vectors: Tensor) -> Tensor:

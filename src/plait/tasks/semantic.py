@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from torch import Tensor
 
 from plait.data.labels import UNKNOWN_CLASS, Semantic
 from plait.errors import ConfigurationError
-from plait.metrics.segmentation import AbsentClasses, MeanIoU, likeliest
+from plait.metrics.segmentation import AbsentClasses, EmptyRule, MeanIoU, likeliest
 from plait.registry import nearest
 from plait.tasks import constant, pictures
-from plait.tasks.base import Measure, Task
+from plait.tasks.base import Measure, Scoring, Task
 from plait.tasks.loss import CrossEntropy, at_least_float32, weighted_sum
 
-MEASURES = (
-    Measure("miou", "mIoU", "%", higher_is_better=True),
-    Measure("pixel_accuracy", "pixel accuracy", "%", higher_is_better=True),
-)
+MIOU = Measure("miou", "mIoU", "%", higher_is_better=True)
+MEASURES = (MIOU, Measure("pixel_accuracy", "pixel accuracy", "%", higher_is_better=True))
 
 
 def semantic(
@@ -44,7 +42,8 @@ def semantic(
         class_weights: One a class, in order, or ``{class name: weight}`` with 1 for the others.
         ignore: Classes, by name or id, whose pixels count as unknown in loss and measures.
         skip_empty: Human parts: an image without a part (only class 0) is unknown as a whole.
-        absent: What a class without pixels does to the mean; see :class:`plait.metrics.MeanIoU`.
+        absent: What a class without pixels does to the mean of the plain protocol; see
+            :class:`plait.metrics.MeanIoU`. Named protocols decide it themselves.
         label: The data set's field.
         weight: Fixed loss weight.
         auxiliary: Supervise it only at intermediate predictions.
@@ -62,6 +61,7 @@ def semantic(
     ignored = tuple(_id(name, names, chosen) for chosen in ignore or ())
     weights = _weights(name, names, class_weights)
     cross_entropy = partial(CrossEntropy, weights, ignored, skip_empty)
+    scoring = scorings(partial(MeanIoU, len(names), ignore=ignored), absent=absent, skip_empty=skip_empty)
     return Task(
         name=name,
         kind="semantic",
@@ -71,8 +71,8 @@ def semantic(
         loss=weighted_sum(loss, {"cross_entropy": cross_entropy}),
         activate=activate,
         decide=decide,
-        metric=partial(MeanIoU, len(names), absent=absent, skip_empty=skip_empty, ignore=ignored),
-        measures=MEASURES,
+        metric=scoring["plain"].metric,
+        measures=scoring["plain"].measures,
         picture=partial(pictures.class_picture, classes=len(names)),
         error=pictures.class_error,
         legend=pictures.class_legend(names),
@@ -82,7 +82,31 @@ def semantic(
         likelihood="classification",
         kpi="miou",
         auxiliary=auxiliary,
+        scoring=scoring,
     )
+
+
+def scorings(
+    metric: Callable[..., MeanIoU], *, absent: AbsentClasses, skip_empty: bool
+) -> dict[str, Scoring]:
+    """How each protocol scores class maps.
+
+    The survey's folder evaluator leaves out images by a rule of its own. LibMTL's mean is NaN as soon as a
+    class is absent; where it is a number, ``skip`` gives it.
+    """
+    survey: EmptyRule = "single_value" if skip_empty else False
+    return {
+        "plain": Scoring(partial(metric, absent=absent, skip_empty=skip_empty), MEASURES, "miou"),
+        "survey": Scoring(partial(metric, absent="zero", skip_empty=survey), (MIOU.under("survey"),), "miou"),
+        "invpt": Scoring(
+            partial(metric, absent="zero", skip_empty=skip_empty), (MIOU.under("invpt"),), "miou"
+        ),
+        "mtan": Scoring(
+            partial(metric, absent="skip", skip_empty=skip_empty),
+            tuple(measure.under("mtan") for measure in MEASURES),
+            "miou",
+        ),
+    }
 
 
 def activate(logits: Tensor) -> Tensor:

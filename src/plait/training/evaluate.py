@@ -38,13 +38,14 @@ def evaluate(
     """Scores a network on a data set.
 
     Counts and sums are pooled over all pixels of the split, and over all processes, before anything is
-    divided, so neither batch size nor number of processes changes a score.
+    divided, so neither batch size nor number of processes changes a score. Each task is scored by the rules
+    of ``evaluation.protocol``, with what the data set says of its measuring.
 
     Args:
         model: A network with ``tasks`` and ``normalisation``, in any mode; it is left as it was.
         dataset: What to score it on; loads the tasks' label fields.
         tasks: Which tasks to score; None scores every task that is not auxiliary.
-        evaluation: Input size, and options such as flip testing.
+        evaluation: Protocol, input size, and options such as flip testing.
         device: Where to compute; None takes the network's own.
         precision: ``fp32`` or ``bf16``.
         progress: Called with the images done so far and in all.
@@ -53,7 +54,7 @@ def evaluate(
         The measures of each task. A task that no sample has a label for has NaN.
     """
     evaluation = evaluation or Evaluation()
-    scored = [task for task in (tasks or model.tasks) if not task.auxiliary]
+    scored = scored_tasks(tasks or model.tasks, evaluation.protocol, dataset)
     device = torch.device(device) if device is not None else next(model.parameters()).device
     metrics: dict[str, Metric] = {task.name: task.metric().to(device) for task in scored}
     done = 0
@@ -67,6 +68,12 @@ def evaluate(
             progress(min(done * world_size(), len(dataset)), len(dataset))
     values = {name: numbers(metric) for name, metric in metrics.items()}
     return Scores.of(scored, values, split=dataset.split, images=len(dataset))
+
+
+def scored_tasks(tasks: Sequence[Task], protocol: str, dataset: DataSet) -> list[Task]:
+    """The tasks that are reported, with the measures of a protocol on a data set."""
+    measuring = getattr(dataset, "measuring", {})
+    return [task.scored(protocol, measuring) for task in tasks if not task.auxiliary]
 
 
 def predictions(
@@ -159,12 +166,14 @@ def starts(length: int, window: int, stride: int) -> list[int]:
     return places if places[-1] == length - window else [*places, length - window]
 
 
-def constant_scores(train: DataSet, test: DataSet, tasks: Sequence[Task]) -> Scores:
+def constant_scores(
+    train: DataSet, test: DataSet, tasks: Sequence[Task], *, protocol: str = "plain"
+) -> Scores:
     """Scores on ``test`` of the best prediction that is the same at every pixel, learned on ``train``.
 
     It is the least that a network must beat: the commonest class, the mean depth, the mean normal.
     """
-    scored = [task for task in tasks if not task.auxiliary]
+    scored = scored_tasks(tasks, protocol, test)
     values = {}
     for task in scored:
         pixel = task.constant([s.targets[task.label] for s in samples(train) if task.label in s.targets])

@@ -44,16 +44,24 @@ class Scores(Mapping[str, Mapping[str, float]]):
 
     @classmethod
     def of(cls, tasks: Sequence[Task], values: Mapping[str, Mapping[str, float]], **about: Any) -> Scores:
-        """Scores of tasks."""
-        return cls(values, {task.name: task.measures for task in tasks if task.name in values}, **about)
+        """Scores of tasks: of what their metrics computed, the measures that are reported."""
+        scored = [task for task in tasks if task.name in values]
+        reported = {
+            task.name: {
+                m.name: values[task.name][m.name] for m in task.measures if m.name in values[task.name]
+            }
+            for task in scored
+        }
+        return cls(reported, {task.name: task.measures for task in scored}, **about)
 
     def table(self) -> Table:
-        """A table for the terminal: a row a measure, an arrow for its direction, shares in percent."""
+        """A table for the terminal: a row a measure with its protocol and direction, shares in percent."""
         from rich.table import Table
 
         table = Table(title=f"{self.split}, {self.images} images" if self.split else None)
         table.add_column("task")
         table.add_column("measure")
+        table.add_column("protocol")
         table.add_column("score", justify="right")
         for task, values in self.by_task.items():
             known = [measure for measure in self.measures[task] if measure.name in values]
@@ -61,6 +69,7 @@ class Scores(Mapping[str, Mapping[str, float]]):
                 table.add_row(
                     task if place == 0 else "",
                     f"{measure.title} {'↑' if measure.higher_is_better else '↓'}",
+                    measure.protocol,
                     shown(values[measure.name], measure),
                     end_section=place + 1 == len(known),
                 )
@@ -91,7 +100,7 @@ class Scores(Mapping[str, Mapping[str, float]]):
 
     @classmethod
     def load(cls, path: Path | str) -> Scores:
-        """Reads what :meth:`save` wrote.
+        """Reads what :meth:`save` wrote; measures without a protocol are plain ones.
 
         Raises:
             DataError: If the file is not that.
