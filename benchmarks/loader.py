@@ -18,8 +18,9 @@ import torch
 
 from plait.data import Augmentation
 from plait.data.inspection import default_tasks
-from plait.data.loader import IMAGENET, _Source, _TrainingStream
+from plait.data.loader import IMAGENET, _DrawnSamples, _Source, _TrainingStream
 from plait.data.rooms.dataset import PACKAGED, Rooms
+from plait.data.sampling import Shuffled
 from plait.testing import write_tiny_rooms
 
 LABELS = ("semantic", "depth", "normals", "edges", "saliency")
@@ -29,12 +30,13 @@ BATCH = 8
 def stream(root: Path, cache: Literal["decoded", "none"], folder: Path, rotation: float) -> _TrainingStream:
     rooms = Rooms("train", LABELS, root, cache, folder)
     augmentation = Augmentation(size=(192, 256), rotation=rotation)
-    return _TrainingStream(_Source(rooms, default_tasks(rooms), IMAGENET), augmentation, BATCH, 0, 0, 1)
+    source = _Source(rooms, default_tasks(rooms), IMAGENET)
+    return _TrainingStream(_DrawnSamples(source, augmentation, Shuffled(len(rooms), BATCH, 0), 0))
 
 
 def rates(make: _TrainingStream, samples: int) -> tuple[float, float]:
     """Samples per CPU-second in the first epoch, which checks every label, and in later ones."""
-    epoch = -(-len(make.source.dataset) // BATCH)
+    epoch = -(-len(make.drawn.source.dataset) // BATCH)
     steps = max(1, samples // BATCH)
     started = time.process_time()
     for step in range(epoch):

@@ -47,6 +47,33 @@ def named(component: Component) -> tuple[str, dict[str, Any]]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Partial:
+    """Which labels of the training split are shown; see :class:`plait.data.partial.PartialLabels`.
+
+    Attributes:
+        keep: ``one_label`` of each sample, a ``random`` part of each sample's labels, or for each label the
+            same ``fraction`` of the samples.
+        fraction: Of the samples that have a label, for all labels or ``{label: fraction}``.
+        seed: Decides which; of its own, so that runs of several training seeds see the same labels.
+    """
+
+    keep: Literal["one_label", "random", "fraction"] = "one_label"
+    fraction: float | dict[str, float] | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises :class:`ConfigurationError` if the fraction is not one, or says nothing."""
+        if self.keep != "fraction":
+            only = f"left out where data.partial.keep is {self.keep!r}"
+            require(self.fraction is None, "data.partial.fraction", only, self.fraction)
+            return
+        named_fractions = self.fraction if isinstance(self.fraction, dict) else {"": self.fraction}
+        for label, part in named_fractions.items():
+            key = f"data.partial.fraction.{label}".rstrip(".")
+            require(part is not None and 0 <= part <= 1, key, "in [0, 1]", part)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Data:
     """Where samples come from.
 
@@ -57,6 +84,10 @@ class Data:
         train_split: The split that is learned from.
         validation_split: The split that selects and that is watched; never the test split.
         test_split: The split that is reported.
+        partial: Hide labels of the training split, to train as if they had never been drawn; None for none.
+        sampling: What makes a training batch: ``shuffled`` samples, ``every_task`` (shuffled, with a sample
+            labelled for every task in each batch), or ``per_task`` (each task runs through its own labelled
+            samples).
     """
 
     name: str = "rooms"
@@ -65,8 +96,12 @@ class Data:
     train_split: str = "train"
     validation_split: str = "val"
     test_split: str = "test"
+    partial: Partial | None = None
+    sampling: Literal["shuffled", "every_task", "per_task"] = "shuffled"
 
     def __post_init__(self) -> None:
+        if self.partial is not None:
+            self.partial.check()
         for other in ("train_split", "validation_split"):
             if getattr(self, other) == self.test_split:
                 raise ConfigurationError(
@@ -232,6 +267,8 @@ class Training:
         compile: ``torch.compile`` the network.
         threads: Threads of a process, or ``auto``: as many as pay on this machine now.
         workers: Loader processes; 0 loads in a thread beside the step.
+        augment_on: Where views are made: ``loader`` (its thread or processes), or the network's ``device``,
+            which gets images as read and the warps and colours drawn for them.
         clip_norm: Clip the gradient's norm to this; None for no clipping.
         ema: Decay of an average of the weights, which is what is then evaluated; None for none.
         checkpoint_every: Steps between checkpoints.
@@ -257,6 +294,7 @@ class Training:
     compile: bool = False
     threads: int | Literal["auto"] = "auto"
     workers: int = 0
+    augment_on: Literal["loader", "device"] = "loader"
     clip_norm: float | None = None
     ema: float | None = None
     checkpoint_every: int = 200
@@ -292,11 +330,17 @@ class Training:
             require(self.clip_norm > 0, "training.clip_norm", "positive", self.clip_norm)
 
 
+Protocol = Literal["plain", "survey", "invpt", "mtan"]
+"""By whose rules a split is scored; see :data:`plait.metrics.PROTOCOLS`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """How a split is scored; always at the labels' own size.
 
     Attributes:
+        protocol: By whose rules: ``plain`` (plait's own), ``survey``, ``invpt`` or ``mtan``. It chooses the
+            measures of all tasks; see docs/protocols.md.
         size: Height and width the network sees; None for each image's own size.
         batch_size: Images at a time; changes no score.
         flip: Average with the mirrored image.
@@ -305,6 +349,7 @@ class Evaluation:
         stride: Step of the window; None for two thirds of it.
     """
 
+    protocol: Protocol = "plain"
     size: tuple[int, int] | None = None
     batch_size: int = 8
     flip: bool = False

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as F
 
-from plait.data.labels import Depth
+from plait.data.labels import Depth, InverseDepth
 from plait.data.sample import Geometry, Sample
-from plait.data.transforms import Augmentation, EvaluationResize, random_numbers, undo
-from plait.data.warp import Warp
+from plait.data.transforms import Augmentation, EvaluationResize, random_numbers, undo, warp_label
+from plait.data.warp import Memory, Warp
 from plait.errors import ConfigurationError, DataError
 
 
@@ -103,8 +103,62 @@ def test_every_window_is_equally_likely_and_both_borders_are_reached() -> None:
 def test_random_numbers_depend_on_seed_epoch_and_sample_alone() -> None:
     first = random_numbers(1, 2, "a").random(4)
     np.testing.assert_array_equal(first, random_numbers(1, 2, "a").random(4))
-    for other in (random_numbers(2, 2, "a"), random_numbers(1, 3, "a"), random_numbers(1, 2, "b")):
+    for other in (
+        random_numbers(2, 2, "a"),
+        random_numbers(1, 3, "a"),
+        random_numbers(1, 2, "b"),
+        random_numbers(1, 2, "a", repeat=1),
+    ):
         assert (other.random(4) != first).all()
+    np.testing.assert_allclose(
+        first[:3],
+        [0.4991688729930054, 0.5270954653850838, 0.3575436922452818],
+        rtol=1e-15,
+        err_msg="stored results rest on these",
+    )
+
+
+def test_inverse_depth_is_the_inverse_of_depth_from_closer_as_well() -> None:
+    depth = torch.rand(1, 24, 32) + 1
+    depth[:, :5] = torch.nan
+    for warp in (
+        Warp.identity((24, 32)).scaled(1.7).windowed(3, 4, (20, 20)),
+        Warp.identity((24, 32)).scaled(0.6).mirrored(),
+        Warp.identity((24, 32)).rotated(12).resized((30, 30)),
+    ):
+        nearer = warp_label(InverseDepth(1 / depth), warp)
+        assert type(nearer) is InverseDepth
+        torch.testing.assert_close(
+            1 / nearer.as_subclass(torch.Tensor),
+            warp_label(Depth(depth), warp).as_subclass(torch.Tensor),
+            equal_nan=True,
+        )
+
+
+def test_results_in_one_block_of_memory_do_not_touch_each_other() -> None:
+    random = np.random.default_rng(0)
+    values, image = random.random((2, 24, 32)), random.integers(0, 256, (3, 24, 32), dtype=np.uint8)
+    start = Warp.identity((24, 32))
+    for warp in (start.scaled(1.3).windowed(2, 3, (24, 32)), start.rotated(20)):
+        memory = Memory(22_000)  # enough for the image and once for the values
+        shared = warp.into(memory)
+        results = [shared.bilinear(image, np.zeros(3)), *(shared.nearest(values, -1) for _ in range(3))]
+        expected = [warp.bilinear(image, np.zeros(3)), *(warp.nearest(values, -1) for _ in range(3))]
+        inside = [np.shares_memory(result, memory.block) for result in results]
+        assert inside == [True, True, False, False]
+        for one, other in zip(results, expected, strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_view_shares_nothing_with_its_sample() -> None:
+    sample = random_sample()
+    kept = sample.targets["depth"].clone(), sample.image.clone()
+    after = Augmentation((24, 32), scale=(1, 1), flip=0, colour=0)(sample, random_numbers(0, 0, "one"))
+    after.image.zero_()
+    after.targets["depth"].as_subclass(torch.Tensor).zero_()
+    assert torch.equal(sample.targets["depth"], kept[0])
+    assert torch.equal(sample.image, kept[1])
 
 
 @settings(deadline=None, max_examples=40)

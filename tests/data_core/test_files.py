@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -336,3 +337,11 @@ def test_a_write_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(OSError, match="No space"):
         files.write_atomically(tmp_path / "note.json", b"1")
     assert not list(tmp_path.iterdir())
+
+
+def test_many_threads_read_arrays(tmp_path: Path) -> None:
+    """Python 3.11 fails now and then if several threads parse headers at once."""
+    np.save(tmp_path / "a.npy", np.arange(6))
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(lambda _: files.read_array(tmp_path / "a.npy").sum(), range(3000)))
+    assert set(read) == {15}

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from plait.data.labels import Depth, Label, Semantic
-from plait.data.loader import ahead, epoch_order, evaluation_batches, train_batches
+from plait.data.loader import ahead, evaluation_batches, train_batches
 from plait.data.rooms.dataset import Rooms
 from plait.data.sample import Batch, Geometry, Sample
+from plait.data.sampling import epoch_order
 from plait.data.transforms import Augmentation, undo
 from plait.errors import ConfigurationError, DataError
 from plait.tasks import parse
@@ -119,6 +120,23 @@ def test_present_is_what_the_loss_counts() -> None:
     assert batch.present["depth"].tolist() == [False, True, True, False, True, True, False]
 
 
+@pytest.mark.parametrize("row", [0, 63, 64, 127])
+def test_a_single_known_row_anywhere_is_present(row: int) -> None:
+    """A strip across the middle is looked at first, and what is not in it is found as well."""
+
+    @dataclass
+    class Row(Pictures):
+        def __getitem__(self, place: int) -> Sample:
+            depth = torch.full((1, 128, 8), torch.nan)
+            if place:
+                depth[:, row] = 2
+            image = torch.zeros(3, 128, 8, dtype=torch.uint8)
+            return Sample(self.id(place), image, {"depth": Depth(depth)}, Geometry((128, 8)))
+
+    (batch,) = take(evaluation_batches(Row(2), TASKS, batch_size=2), 1)
+    assert batch.present["depth"].tolist() == [False, True]
+
+
 @settings(deadline=None, max_examples=15)
 @given(
     count=st.integers(1, 9),
@@ -156,6 +174,7 @@ def test_every_epoch_has_every_sample_once_in_an_order_of_its_own() -> None:
     assert len({tuple(epoch) for epoch in epochs}) > 1
     assert sorted(epoch_order(50, 0, 3)) == list(range(50))
     assert list(epoch_order(50, 0, 3)) != list(epoch_order(50, 1, 3))
+    assert list(epoch_order(7, 3, 2)) == [2, 5, 3, 1, 4, 6, 0], "stored results rest on this order"
 
 
 def test_views_differ_between_epochs_and_seeds() -> None:

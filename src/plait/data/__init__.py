@@ -7,8 +7,9 @@ from typing import Any, cast
 
 from plait import registry
 from plait.data.inspection import Report, check, show
-from plait.data.labels import Depth, Label, Mask, Normals, Semantic
+from plait.data.labels import Depth, InverseDepth, Label, Mask, Normals, Semantic
 from plait.data.loader import evaluation_batches, train_batches
+from plait.data.partial import PartialLabels
 from plait.data.sample import Batch, DataSet, Geometry, Sample
 from plait.data.transforms import Augmentation, EvaluationResize, undo
 
@@ -19,9 +20,11 @@ __all__ = [
     "Depth",
     "EvaluationResize",
     "Geometry",
+    "InverseDepth",
     "Label",
     "Mask",
     "Normals",
+    "PartialLabels",
     "Report",
     "Sample",
     "Semantic",

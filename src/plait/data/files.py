@@ -17,6 +17,7 @@ import stat
 import struct
 import tarfile
 import tempfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -153,6 +154,9 @@ def _decode(
 
 # --- arrays ---------------------------------------------------------------------------------------------
 
+_ONE_PARSER = threading.Lock()
+"""NumPy reads headers with ``ast``, which fails now and then in Python 3.11 if two threads are in it."""
+
 
 def read_array(source: Path | bytes, member: str | None = None, *, name: str = "") -> Array:
     """Reads a ``.npy`` file, or one array of an ``.npz`` archive, without ever unpickling.
@@ -191,7 +195,8 @@ def _read_npy(stream: IO[bytes], name: str) -> Array:
     if version not in {(1, 0), (2, 0)}:
         raise DataError(f"{name}: unknown array format {version}; save it with numpy.save")
     header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = header(stream)
+    with _ONE_PARSER:
+        shape, fortran, dtype = header(stream)
     if dtype.hasobject:
         raise DataError(
             f"{name}: holds pickled Python objects, which could run code when read; save plain numbers"

@@ -1,7 +1,7 @@
 """From a data set to batches, the same ones for any number of workers and processes, and after a resume.
 
-A training batch is a function of its step's number: the order of epoch ``e`` is a permutation drawn from
-``(seed, e)``, a sample's augmentation is drawn from ``(seed, epoch, sample id)``, and the global batch of
+A training batch is a function of its step's number: :mod:`plait.data.sampling` draws its samples from the
+seed and the step, a sample's augmentation is drawn from ``(seed, epoch, sample id)``, and the global batch of
 a step is cut into equal parts, one a process. So there is no state to save beside the step.
 """
 
@@ -23,9 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plait.data.device import DrawnBatch, View, require_device_kernels
 from plait.data.labels import Label
 from plait.data.sample import Batch, DataSet, Sample
-from plait.data.transforms import Augmentation, EvaluationResize, random_numbers
+from plait.data.sampling import Sampler, make_sampler
+from plait.data.transforms import Augmentation, EvaluationResize, random_numbers, warp_label
+from plait.data.warp import Warp
 from plait.errors import ConfigurationError, DataError
 from plait.tasks.base import Task
 
@@ -48,11 +51,14 @@ def train_batches(
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    *,
+    sampling: str = "shuffled",
+    parts: int = 1,
 ) -> Iterator[Batch]:
-    """Augmented batches without end, from step ``start_step`` on.
+    """Augmented batches without end, from batch ``start_step`` on.
 
-    Steps run on over the ends of epochs: step ``k`` takes samples ``k * batch_size`` onwards of the
-    epochs laid end to end, so each epoch gives every sample once.
+    Shuffled batches run on over the ends of epochs: batch ``k`` takes samples ``k * batch_size`` onwards of
+    the epochs laid end to end, so each epoch gives every sample once.
 
     Args:
         dataset: Samples, whose labels the tasks name in their ``label``.
@@ -61,23 +67,74 @@ def train_batches(
         normalisation: Mean and standard deviation of the backbone.
         batch_size: Samples of a global batch, over all processes.
         seed: Of order and augmentation.
-        start_step: The first step to give.
+        start_step: The number of the first batch to give.
         workers: Processes that prepare batches. 0 prepares the next batch in a thread beside the step,
             which is enough where a core prepares more samples than the network takes.
         rank: Which part of each global batch this process gets.
-        world_size: How many parts there are.
+        world_size: How many such parts there are.
+        sampling: Which samples make a batch: ``shuffled``, ``every_task`` or ``per_task``; see
+            :mod:`plait.data.sampling`.
+        parts: So many batches, one after the other, make up one step; what a sampling says of batches, it
+            says of theirs together.
 
     Raises:
-        ConfigurationError: If the batch cannot be split evenly, or no sample is there.
+        ConfigurationError: If the batch cannot be split evenly, no sample is there, or the samples cannot be
+            had in that way.
         DataError: While iterating, if a sample is unreadable or its labels out of range; names it.
     """
+    drawn = _drawn_samples(
+        dataset, tasks, augmentation, normalisation, batch_size, seed, rank, world_size, sampling, parts
+    )
+    return _prepared(_TrainingStream(drawn), range(start_step, 2**62), workers)
+
+
+def drawn_batches(
+    dataset: DataSet,
+    tasks: Sequence[Task],
+    augmentation: Augmentation,
+    normalisation: Normalisation = IMAGENET,
+    batch_size: int = 8,
+    seed: int = 0,
+    start_step: int = 0,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    *,
+    sampling: str = "shuffled",
+    parts: int = 1,
+) -> Iterator[DrawnBatch]:
+    """The batches of :func:`train_batches` before their views are made, which ``to(device)`` does there.
+
+    Args and errors are those of :func:`train_batches`.
+
+    Raises:
+        ConfigurationError: Also if a label type cannot be warped on a device.
+    """
+    require_device_kernels(dataset, tasks)
+    drawn = _drawn_samples(
+        dataset, tasks, augmentation, normalisation, batch_size, seed, rank, world_size, sampling, parts
+    )
+    return _prepared(_DrawnStream(drawn), range(start_step, 2**62), workers)
+
+
+def _drawn_samples(
+    dataset: DataSet,
+    tasks: Sequence[Task],
+    augmentation: Augmentation,
+    normalisation: Normalisation,
+    batch_size: int,
+    seed: int,
+    rank: int,
+    world_size: int,
+    sampling: str,
+    parts: int,
+) -> _DrawnSamples:
     _check_shares(batch_size, rank, world_size)
     if len(dataset) == 0:
         raise ConfigurationError(f"the split {dataset.split!r} has no samples to train on")
-    stream = _TrainingStream(
-        _Source(dataset, tuple(tasks), normalisation), augmentation, batch_size, seed, rank, world_size
-    )
-    return _prepared(stream, range(start_step, 2**62), workers)
+    sampler = make_sampler(sampling, dataset, tasks, batch_size * parts, seed)
+    source = _Source(dataset, tuple(tasks), normalisation)
+    return _DrawnSamples(source, augmentation, sampler, seed, parts, rank, world_size)
 
 
 def evaluation_batches(
@@ -176,7 +233,20 @@ def _counted(task: Task, target: Tensor | None, samples: int) -> Tensor:
     """Whether each sample counts in the task's loss, bool ``[B]``: one of unknown pixels alone does not."""
     if target is None:
         return torch.zeros(samples, dtype=torch.bool)
-    return torch.stack([task.loss.counts(one[None]).any() for one in target])
+    strip = target[:, :, _middle(target.shape[2])]
+    return torch.tensor(
+        [_counts(task, part) or _counts(task, one) for part, one in zip(strip, target, strict=True)]
+    )
+
+
+def _counts(task: Task, target: Tensor) -> bool:
+    """Whether anything of a label ``[C, H, W]`` counts in the task's loss."""
+    return bool(task.loss.counts(target[None]).any())
+
+
+def _middle(height: int) -> slice:
+    """A strip of rows; in most labels something counts there, and the rest need not be looked at."""
+    return slice(height * 7 // 16, height * 9 // 16) if height >= 64 else slice(0, height)
 
 
 def check_sample(sample: Sample, tasks: Sequence[Task]) -> None:
@@ -203,32 +273,67 @@ def check_sample(sample: Sample, tasks: Sequence[Task]) -> None:
 
 
 @dataclass
-class _TrainingStream:
+class _DrawnSamples:
+    """A batch's number to this process's samples of it, each with the random numbers of its view."""
+
     source: _Source
     augmentation: Augmentation
-    batch_size: int
+    sampler: Sampler
     seed: int
-    rank: int
-    world_size: int
-    order: tuple[int, Any] = (-1, ())
+    parts: int = 1
+    rank: int = 0
+    world_size: int = 1
 
-    def __call__(self, step: int) -> Batch:
-        share = self.batch_size // self.world_size
-        first = step * self.batch_size + self.rank * share
-        return self.source.batch([self.view(position) for position in range(first, first + share)])
-
-    def view(self, position: int) -> Sample:
-        """The augmented sample at a position of the epochs laid end to end."""
-        epoch, place = divmod(position, len(self.source.dataset))
-        if self.order[0] != epoch:
-            self.order = (epoch, epoch_order(len(self.source.dataset), self.seed, epoch))
-        sample = self.source.read(int(self.order[1][place]))
-        return self.augmentation(sample, random_numbers(self.seed, epoch, sample.id))
+    def __call__(self, number: int) -> Iterator[tuple[Sample, np.random.Generator]]:
+        step, part = divmod(number, self.parts)
+        draws = self.sampler(step)
+        share = len(draws) // (self.parts * self.world_size)
+        first = (part * self.world_size + self.rank) * share
+        for draw in draws[first : first + share]:
+            sample = self.source.read(draw.place)
+            yield sample, random_numbers(self.seed, draw.epoch, sample.id, draw.repeat)
 
 
-def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The order of an epoch: a permutation of ``range(samples)`` that depends on these numbers alone."""
-    return np.random.default_rng([abs(seed), seed < 0, epoch]).permutation(samples)
+@dataclass
+class _TrainingStream:
+    drawn: _DrawnSamples
+
+    def __call__(self, number: int) -> Batch:
+        views = [self.drawn.augmentation(sample, random) for sample, random in self.drawn(number)]
+        return self.drawn.source.batch(views)
+
+
+@dataclass
+class _DrawnStream:
+    drawn: _DrawnSamples
+
+    def __call__(self, number: int) -> DrawnBatch:
+        samples, views = [], []
+        for sample, random in self.drawn(number):
+            samples.append(sample)
+            size = (sample.image.shape[-2], sample.image.shape[-1])
+            warp = self.drawn.augmentation.warp(size, random)
+            views.append(View(warp, *self.drawn.augmentation.colours(random)))
+        source = self.drawn.source
+        present = {
+            task.name: torch.tensor(
+                [
+                    task.label in sample.targets
+                    and _counts_after(task, sample.targets[task.label], view.warp)
+                    for sample, view in zip(samples, views, strict=True)
+                ]
+            )
+            for task in source.tasks
+        }
+        return DrawnBatch.of(samples, views, source.tasks, source.normalisation, present)
+
+
+def _counts_after(task: Task, label: Label, warp: Warp) -> bool:
+    """Whether anything of a label counts in the task's loss after a warp."""
+    height, width = warp.size
+    middle = _middle(height)
+    strip = warp.windowed(middle.start, 0, (middle.stop - middle.start, width))
+    return any(_counts(task, warp_label(label, part).as_subclass(Tensor)) for part in (strip, warp))
 
 
 @dataclass
@@ -297,7 +402,7 @@ def _check_shares(batch_size: int, rank: int, world_size: int) -> None:
 # --- preparing batches ahead ----------------------------------------------------------------------------
 
 
-def _prepared(make: Callable[[int], Batch], numbers: range, workers: int) -> Iterator[Batch]:
+def _prepared(make: Callable[[int], T], numbers: range, workers: int) -> Iterator[T]:
     """``make(number)`` for each number, prepared by worker processes or by one thread."""
     if workers < 0:
         raise ConfigurationError(f"workers must be 0 (a thread) or more processes, got {workers}")
@@ -353,7 +458,7 @@ def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
         thread.join()
 
 
-def _from_workers(make: Callable[[int], Batch], numbers: range, workers: int) -> Iterator[Batch]:
+def _from_workers(make: Callable[[int], T], numbers: range, workers: int) -> Iterator[T]:
     # Never forked: this process has threads (of torch, and the user's own), and locks do not survive that.
     pool = ProcessPoolExecutor(
         workers,
@@ -361,7 +466,7 @@ def _from_workers(make: Callable[[int], Batch], numbers: range, workers: int) ->
         initializer=_start_worker,
         initargs=(make,),
     )
-    pending: deque[Future[Batch]] = deque()
+    pending: deque[Future[T]] = deque()
     try:
         for number in numbers:
             pending.append(pool.submit(_work, number))
@@ -378,11 +483,11 @@ def _from_workers(make: Callable[[int], Batch], numbers: range, workers: int) ->
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_making: list[Callable[[int], Batch]] = []
+_making: list[Callable[[int], Any]] = []
 """In a worker process: what it makes, received once at its start. Empty everywhere else."""
 
 
-def _start_worker(make: Callable[[int], Batch]) -> None:
+def _start_worker(make: Callable[[int], Any]) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that owns the workers ends them
     threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -397,5 +502,5 @@ def _leave_with_parent() -> None:
         os._exit(1)
 
 
-def _work(number: int) -> Batch:
+def _work(number: int) -> Any:
     return _making[0](number)

@@ -4,8 +4,8 @@ All geometry of a sample is one :class:`~plait.data.warp.Warp`, applied once to 
 interpolated, labels take the nearest source pixel, so no value is made up between two objects, and what
 falls outside the source is unknown. Conventions (those of the survey, section "augmentation" of its code):
 
-* Seen from closer by a factor ``s``, depth becomes ``depth / s`` and normals stay. Resizing a picture is no
-  zoom: it has the same depths with fewer pixels.
+* Seen from closer by a factor ``s``, depth becomes ``depth / s``, inverse depth is multiplied by ``s``, and
+  normals stay. Resizing a picture is no zoom: it has the same depths with fewer pixels.
 * A flip changes the sign of the normals' x; a rotation turns their (x, y) with the picture.
 
 The same kernels are registered with torchvision's ``transforms.v2`` for our label types, so its flips,
@@ -19,7 +19,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,14 +27,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from plait.data.labels import UNKNOWN_CLASS, Depth, Label, Mask, Normals, Semantic
+from plait.data.labels import UNKNOWN_CLASS, Depth, InverseDepth, Label, Mask, Normals, Semantic
 from plait.data.sample import Geometry, Sample
-from plait.data.warp import Warp
+from plait.data.warp import Memory, Warp
 from plait.errors import ConfigurationError, DataError
+
+if TYPE_CHECKING:
+    from plait.data.device import Warps
 
 Array = NDArray[Any]
 Kernel = Callable[[Array, Warp], Array]
 AnyKernel = TypeVar("AnyKernel", bound=Kernel)
+DeviceKernel = Callable[[Tensor, "Warps"], Tensor]
+AnyDeviceKernel = TypeVar("AnyDeviceKernel", bound=DeviceKernel)
 
 FILL = (0.485, 0.456, 0.406)
 """The colour of what falls outside an image, RGB in [0, 1]: ImageNet's mean."""
@@ -43,6 +48,9 @@ LUMA = np.array([0.299, 0.587, 0.114])
 
 KERNELS: dict[type[Label], Kernel] = {}
 """How each label type is warped; see :func:`kernel`."""
+
+DEVICE_KERNELS: dict[type[Label], DeviceKernel] = {}
+"""How a batch of each label type is warped on a device; see :func:`device_kernel`."""
 
 
 def kernel(label_type: type[Label]) -> Callable[[AnyKernel], AnyKernel]:
@@ -55,9 +63,28 @@ def kernel(label_type: type[Label]) -> Callable[[AnyKernel], AnyKernel]:
     return register
 
 
+def device_kernel(label_type: type[Label]) -> Callable[[AnyDeviceKernel], AnyDeviceKernel]:
+    """Registers how a batch of a label type is warped: ``(values [B, C, H, W], warps) -> [B, C, h, w]``.
+
+    It does what the type's :func:`kernel` does, in tensors on any device; ``warps`` has ``nearest``, ``zoom``
+    and ``turn`` as a warp has, for every sample of the batch. Only needed to augment on the device.
+    """
+
+    def register(function: AnyDeviceKernel) -> AnyDeviceKernel:
+        DEVICE_KERNELS[label_type] = function
+        return function
+
+    return register
+
+
 @kernel(Semantic)
 def _warp_semantic(values: Array, warp: Warp) -> Array:
     return warp.nearest(values, UNKNOWN_CLASS)
+
+
+@device_kernel(Semantic)
+def _warp_semantics(values: Tensor, warps: Warps) -> Tensor:
+    return warps.nearest(values, UNKNOWN_CLASS)
 
 
 @kernel(Depth)
@@ -66,6 +93,24 @@ def _warp_depth(values: Array, warp: Warp) -> Array:
     if warp.zoom != 1:
         warped *= 1 / warp.zoom
     return warped
+
+
+@device_kernel(Depth)
+def _warp_depths(values: Tensor, warps: Warps) -> Tensor:
+    return warps.nearest(values, torch.nan) / warps.zoom
+
+
+@kernel(InverseDepth)
+def _warp_inverse_depth(values: Array, warp: Warp) -> Array:
+    warped = warp.nearest(values, np.nan)
+    if warp.zoom != 1:
+        warped *= warp.zoom
+    return warped
+
+
+@device_kernel(InverseDepth)
+def _warp_inverse_depths(values: Tensor, warps: Warps) -> Tensor:
+    return warps.nearest(values, torch.nan) * warps.zoom
 
 
 @kernel(Normals)
@@ -84,9 +129,23 @@ def _warp_normals(values: Array, warp: Warp) -> Array:
     return warped
 
 
+@device_kernel(Normals)
+def _warp_many_normals(values: Tensor, warps: Warps) -> Tensor:
+    x, y, z = warps.nearest(values, torch.nan).unbind(1)
+    turn = warps.turn[..., None, None]
+    return torch.stack(
+        [turn[:, 0, 0] * x + turn[:, 0, 1] * y, turn[:, 1, 0] * x + turn[:, 1, 1] * y, z], dim=1
+    )
+
+
 @kernel(Mask)
 def _warp_mask(values: Array, warp: Warp) -> Array:
     return warp.nearest(values, np.nan)
+
+
+@device_kernel(Mask)
+def _warp_masks(values: Tensor, warps: Warps) -> Tensor:
+    return warps.nearest(values, torch.nan)
 
 
 def warp_label(label: Label, warp: Warp) -> Label:
@@ -107,9 +166,16 @@ def warp_label(label: Label, warp: Warp) -> Label:
 
 def warp_sample(sample: Sample, warp: Warp, fill: Sequence[float] = FILL) -> Sample:
     """A sample after a warp; the image becomes float32 in [0, 1], in its geometry the warp is noted."""
+    warp = _with_memory(warp, sample)
     image = warp.bilinear(_levels(sample), 255 * np.asarray(fill))
     image *= np.float32(1 / 255)
     return _rebuilt(sample, image, warp)
+
+
+def _with_memory(warp: Warp, sample: Sample) -> Warp:
+    """The warp with memory for all maps of a sample together."""
+    pixel = 3 * 4 + sum(label.shape[0] * label.element_size() for label in sample.targets.values())
+    return warp.into(Memory(pixel * warp.size[0] * warp.size[1] + 64 * len(sample.targets)))
 
 
 def _levels(sample: Sample) -> Array:
@@ -122,17 +188,25 @@ def _levels(sample: Sample) -> Array:
 
 
 def _rebuilt(sample: Sample, image: Array, warp: Warp) -> Sample:
-    matrix = torch.from_numpy(warp.matrix) @ sample.geometry.matrix
     targets = {name: warp_label(label, warp) for name, label in sample.targets.items()}
-    return Sample(sample.id, torch.from_numpy(image), targets, Geometry(sample.geometry.size, matrix))
+    return Sample(sample.id, torch.from_numpy(image), targets, warp_geometry(sample.geometry, warp))
+
+
+def warp_geometry(geometry: Geometry, warp: Warp) -> Geometry:
+    """Where the pixels of the original lie after a further warp."""
+    return Geometry(geometry.size, torch.from_numpy(warp.matrix) @ geometry.matrix)
 
 
 # --- training -------------------------------------------------------------------------------------------
 
 
-def random_numbers(seed: int, epoch: int, sample_id: str) -> np.random.Generator:
-    """Random numbers that depend on these three alone: not on workers, processes or resuming."""
-    key = hashlib.blake2b(f"{seed}/{epoch}/{sample_id}".encode(), digest_size=16).digest()
+def random_numbers(seed: int, epoch: int, sample_id: str, repeat: int = 0) -> np.random.Generator:
+    """Random numbers that depend on these alone: not on workers, processes or resuming.
+
+    ``repeat`` tells the views of a sample apart that comes more than once in an epoch.
+    """
+    time = f"{epoch}.{repeat}" if repeat else f"{epoch}"
+    key = hashlib.blake2b(f"{seed}/{time}/{sample_id}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype=np.uint64)))
 
 
@@ -232,7 +306,7 @@ class Augmentation:
 
     def __call__(self, sample: Sample, random: np.random.Generator) -> Sample:
         """A random view: image float32 ``[3, h, w]`` in [0, 1], labels of the same size."""
-        warp = self.warp((sample.image.shape[-2], sample.image.shape[-1]), random)
+        warp = _with_memory(self.warp((sample.image.shape[-2], sample.image.shape[-1]), random), sample)
         image = warp.bilinear(_levels(sample), 255 * np.asarray(FILL))
         matrix, grey = self.colours(random)
         if self.colour or self.hue:

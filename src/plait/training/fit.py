@@ -14,7 +14,8 @@ import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 
 from plait.config import Recipe, dump, load_recipe, plain
-from plait.data.loader import Normalisation, train_batches
+from plait.data.device import DrawnBatch
+from plait.data.loader import Normalisation, drawn_batches, train_batches
 from plait.data.sample import Batch, DataSet
 from plait.data.transforms import Augmentation
 from plait.errors import ConfigurationError, PlaitError
@@ -175,14 +176,17 @@ def fit(session: Session, run: Run, tell: Progress) -> None:
 
 def micro_batches(
     run: Run, dataset: DataSet, normalisation: Normalisation, step: int, batches: int = 1
-) -> Iterator[Batch]:
-    """The parts of each step's batch, from a step on.
+) -> Iterator[Batch | DrawnBatch]:
+    """The parts of each step's batch, from a step on; ``to(device)`` puts either kind of them there.
 
     A step's parts are consecutive batches of a part's size: together they hold the samples of one batch. A
     step that sees several ``batches`` has the parts of one after those of another.
     """
     training = run.recipe.training
-    return train_batches(
+    give: Callable[..., Iterator[Batch | DrawnBatch]] = train_batches
+    if training.augment_on == "device":
+        give = drawn_batches
+    return give(
         dataset,
         run.tasks,
         make_augmentation(run.recipe.augmentation),
@@ -193,6 +197,8 @@ def micro_batches(
         workers=training.workers,
         rank=rank(),
         world_size=world_size(),
+        sampling=run.recipe.data.sampling,
+        parts=training.accumulate,
     )
 
 
@@ -311,7 +317,7 @@ def settled(run: Run, model: MultiTaskNetwork, processes: PartialState) -> Choic
     processes.wait_for_everyone()  # all have looked before one writes
     if not begun:
         dataset = run.dataset(run.recipe.data.train_split)
-        batch = next(micro_batches(run, dataset, model.normalisation, step=0))
+        batch = next(micro_batches(run, dataset, model.normalisation, step=0)).to(processes.device)
         trial = make_trial(model, batch, processes.device)
         choices = choose(run.recipe.training, processes.device, trial, processes=processes.num_processes)
         if processes.is_main_process:

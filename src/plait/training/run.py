@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plait import config
-from plait.config import Recipe
+from plait.config import Protocol, Recipe
 from plait.errors import ConfigurationError, DataError
 from plait.training.logs import read_log
 from plait.training.scores import Scores
@@ -48,10 +48,11 @@ class Run:
 
     @cached_property
     def tasks(self) -> tuple[Task, ...]:
-        """Its tasks, in the declared order."""
+        """Its tasks, in the declared order, with the measures of the recipe's protocol."""
         import plait.tasks
 
-        return tuple(plait.tasks.parse(self.recipe.tasks))
+        protocol = self.recipe.evaluation.protocol
+        return tuple(task.scored(protocol) for task in plait.tasks.parse(self.recipe.tasks))
 
     @property
     def finished(self) -> bool:
@@ -132,6 +133,7 @@ class Run:
         self,
         split: str | None = None,
         *,
+        protocol: Protocol | None = None,
         flip: bool | None = None,
         scales: Sequence[float] | None = None,
         window: tuple[int, int] | None = None,
@@ -141,10 +143,14 @@ class Run:
 
         Args:
             split: Which one; None takes the recipe's test split.
-            flip: Average with the mirrored image; None as the recipe says, likewise below.
+            protocol: By whose rules; None as the recipe says, likewise below.
+            flip: Average with the mirrored image.
             scales: Average over the image at these scales.
             window: Slide a window of this size.
             progress: Told of images done and in all.
+
+        Raises:
+            ConfigurationError: If there is no such protocol.
         """
         from plait.training.evaluate import evaluate
         from plait.training.processes import join
@@ -152,6 +158,7 @@ class Run:
         own = self.recipe.evaluation
         evaluation = replace(
             own,
+            protocol=protocol or own.protocol,
             flip=own.flip if flip is None else flip,
             scales=own.scales if scales is None else list(scales),
             window=own.window if window is None else window,
@@ -227,12 +234,16 @@ def make_network(
 
 
 def make_dataset(recipe: Recipe, tasks: Sequence[Task], split: str) -> DataSet:
-    """A split of a recipe's data."""
+    """A split of a recipe's data; the training split shows those labels that the recipe wants shown."""
     import plait.data
+    from plait.data.partial import PartialLabels
 
     root = {} if recipe.data.root is None else {"root": recipe.data.root}
     labels = list(dict.fromkeys(task.label for task in tasks))
     dataset: DataSet = plait.data.create(
         recipe.data.name, split=split, labels=labels, **root, **recipe.data.options
     )
-    return dataset
+    partial = recipe.data.partial
+    if partial is None or split != recipe.data.train_split:
+        return dataset
+    return PartialLabels(dataset, partial.keep, partial.fraction, partial.seed)

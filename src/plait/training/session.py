@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 import plait.balancing
 from plait import config
 from plait.config import Recipe
+from plait.data.device import DrawnBatch
 from plait.data.sample import Batch
 from plait.errors import CheckpointError
 from plait.models.network import MultiTaskNetwork
@@ -115,16 +117,10 @@ class Session:
         if self.average is not None:
             self.average.update(self.model, self.step)
 
-    def place(self, batch: Batch) -> Batch:
-        """A batch where the network is, in its memory layout."""
-        images = batch.images.to(self.device, memory_format=self.layout, non_blocking=True)
-        return Batch(
-            images=images,
-            targets={name: t.to(self.device, non_blocking=True) for name, t in batch.targets.items()},
-            present=batch.present,
-            ids=batch.ids,
-            geometry=batch.geometry,
-        )
+    def place(self, batch: Batch | DrawnBatch) -> Batch:
+        """A batch where the network is, in its memory layout; made there, if its views were only drawn."""
+        placed = batch.to(self.device)
+        return replace(placed, images=placed.images.contiguous(memory_format=self.layout))
 
     def weights_to_use(self) -> AbstractContextManager[None]:
         """The network with the weights that count: their average, where the run keeps one."""
