@@ -67,11 +67,11 @@ def write(root: Path, samples: int) -> Path:
 
 
 def reading(dataset: DataSet) -> None:
-    """Every sample, every value of it touched."""
+    """Every sample, a value of each of its pages touched."""
     for place in range(len(dataset)):
         sample = dataset[place]
         for maps in (sample.image, *sample.targets.values()):
-            maps.as_subclass(torch.Tensor).view(-1)[::1024].sum()  # one value of every page at least
+            maps.as_subclass(torch.Tensor).flatten()[::1024].sum()  # one value of every page at least
 
 
 def augmented(dataset: DataSet, augmentation: Augmentation, epoch: int) -> None:
