@@ -5,7 +5,7 @@
 480x640 with image, semseg, depth, normals and edges, in the layout of the survey's archive (JPEG, PNG and
 ``.npy``), made of scikit-image's photographs since the archive cannot be shipped. Augmentation is the
 survey's (flip, zoom by 1, 1.2 or 1.5 about the middle). Processor time of one thread, the files in the
-system's memory; rounds take turns, and the median is told. Every value read is touched.
+system's memory; rounds take turns, and the median is told. One value of every page read is touched.
 """
 
 from __future__ import annotations
