@@ -56,6 +56,20 @@ def test_ids_must_be_whole() -> None:
         decode(np.array([[0.5]]), Encoding("semantic"))
 
 
+@pytest.mark.parametrize("number", [np.inf, -np.inf, 1e30])
+def test_ids_beyond_all_numbers_are_refused_without_a_warning(number: float) -> None:
+    with pytest.raises(DataError, match="expected whole class ids, found"):
+        decode(np.array([[number, 1]]), Encoding("semantic"))
+
+
+def test_numbers_of_sixteen_bits_may_be_stored_high_byte_first() -> None:
+    stream = io.BytesIO()
+    millimetres = np.array([[0, 258, 4000]], ">u2")
+    Image.frombytes("I;16B", (3, 1), millimetres.tobytes()).save(stream, "TIFF")
+    label = read_label(stream.getvalue(), Encoding("depth", scale=1e-3), suffix=".tif")
+    np.testing.assert_allclose(label.numpy(), [[[0, 0.258, 4]]], rtol=1e-6)
+
+
 def test_depth_in_millimetres() -> None:
     label = decode(np.array([[0, 1500]], np.uint16), Encoding("depth", scale=1e-3, unknown=[0]))
     assert type(label) is Depth

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from tests.layouts import folder
 from torch import Tensor
 
 import plait.data
 from plait.data.labels import Depth, InverseDepth, Label, Mask, Normals, Semantic
 from plait.data.packed.dataset import MANIFEST, UNFINISHED, Packed
 from plait.data.packed.forms import exact_form
-from plait.data.packed.pack import pack
+from plait.data.packed.pack import _write_shard, pack
 from plait.data.sample import Geometry, Sample
 from plait.errors import ConfigurationError, DataError
 from plait.testing import write_tiny_rooms
@@ -169,7 +176,7 @@ def test_packing_goes_on_where_it_stopped(tmp_path: Path) -> None:
 def test_the_beginning_of_another_pack_is_not_continued(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         pack(ODD, None, tmp_path / "p", options={"stop": 4})
-    with pytest.raises(ConfigurationError, match="the beginning of another pack"):
+    with pytest.raises(ConfigurationError, match=r"the beginning of a pack of something else \(options\)"):
         pack(ODD, None, tmp_path / "p", options={"stop": 98})
 
 
@@ -180,6 +187,82 @@ def test_a_pack_is_not_overwritten_by_another(tmp_path: Path) -> None:
     assert (tmp_path / "p" / MANIFEST).stat().st_mtime_ns == before
     with pytest.raises(ConfigurationError, match="already holds a pack of something else"):
         pack(ODD, None, tmp_path / "p", labels=["normals"])
+
+
+def test_two_that_pack_at_once_make_one_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    plainly = _write_shard
+
+    def slowly(*what: Any) -> dict[str, Any]:
+        time.sleep(0.02)
+        entry = plainly(*what)
+        written.append(entry["file"])
+        return entry
+
+    monkeypatch.setattr("plait.data.packed.pack._write_shard", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        made = [pool.submit(pack, ODD, None, tmp_path / "p", labels=["depth"]) for _ in range(2)]
+        other = pool.submit(pack, ODD, None, tmp_path / "p", labels=["normals"])
+    refused = [one.exception() for one in (*made, other) if one.exception() is not None]
+    assert all(isinstance(error, ConfigurationError) for error in refused)
+    assert len(refused) in (1, 2)  # whichever came first is the pack
+    assert len(written) == len(set(written))
+    for split in Odd.splits:
+        assert Packed(split, (), tmp_path / "p")[0].image.any()
+
+
+def test_a_disk_that_is_full_is_one_sentence_and_packing_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("safetensors.torch.save_file", full)
+        with pytest.raises(DataError, match=r"shard-00000.safetensors cannot be written .*No space left"):
+            pack(ODD, None, tmp_path / "p")
+    assert not list((tmp_path / "p").glob("*.partial"))
+    pack(ODD, None, tmp_path / "p")
+    assert len(Packed("train", (), tmp_path / "p")) == 5
+
+
+def test_options_may_have_numbers_as_keys_and_paths(tmp_path: Path) -> None:
+    root = folder.folders(tmp_path / "mine")
+    fields = {"semantic": {"ids": {0: 1, 1: 0, 2: 2, 3: 3}}}
+    for _ in range(2):
+        pack("folder", root, tmp_path / "p", options={"fields": fields, "group": "/"})
+    assert Packed("train", ("semantic",), tmp_path / "p")[0].image.any()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_has_changed_since_is_not_taken_for_the_same(tmp_path: Path, finished: bool) -> None:
+    root = folder.by_shares(tmp_path / "mine")
+    out = pack("folder", root, tmp_path / "p")
+    if not finished:
+        manifest = json.loads((out / MANIFEST).read_text())
+        (out / MANIFEST).unlink()
+        begun = {"about": manifest, "shards": manifest.pop("shards")[:1]}
+        for extra in ("plait", "facts"):
+            del manifest[extra]
+        (out / UNFINISHED).write_text(json.dumps(begun))
+    description = (root / "plait.yaml").read_text()
+    (root / "plait.yaml").write_text(description.replace("0.001", "0.01"))
+    with pytest.raises(DataError, match=r"declared of them, have changed since it was (packed|begun)"):
+        pack("folder", root, out)
+    (root / "plait.yaml").write_text(description)
+    assert pack("folder", root, out) == out
+    os.utime(next((root / "images").rglob("*.*")), (1, 1))
+    with pytest.raises(DataError, match="have changed since"):
+        pack("folder", root, out)
+
+
+def test_the_splits_that_lie_there_are_packed(tmp_path: Path) -> None:
+    root = folder.splits_above(tmp_path / "mine")
+    for place in root.iterdir():
+        if place.name not in ("train", "val", "plait.yaml"):
+            shutil.rmtree(place)
+    pack("folder", root, tmp_path / "p", options={"splits": {"held_out": 0.5}})
+    assert Packed("val", (), tmp_path / "p").splits == ("train", "val", "held_out")
 
 
 def test_a_changed_shard_is_refused_by_name(tmp_path: Path) -> None:
@@ -202,6 +285,16 @@ def test_a_changed_shard_is_refused_by_name(tmp_path: Path) -> None:
         ({"shards": [{"file": "../x", "ids": [], "forms": []}]}, "points outside its folder"),
         ({"fields": {"depth": "sound"}}, "unknown kind of label"),
         ({"shards": 3}, "damaged"),
+        ({"again": 3}, "damaged"),
+        ({"shards": [{"file": "x", "ids": [], "forms": []}]}, "damaged .*the entry of x"),
+        (
+            {
+                "shards": [
+                    {"file": "x", "ids": ["a"], "forms": [{"depth": "gold"}], "bytes": 1, "sha256": "0"}
+                ]
+            },
+            "unknown forms of labels .*gold",
+        ),
         ({"splits": {"train": ["who"]}}, "no shard holds sample who"),
     ],
 )

@@ -12,12 +12,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tests.layouts import cityscapes as layout
+from tests.layouts import nyud
 from tests.layouts.cityscapes import FAULTS, OFFICIAL, SIZE, UNLABELLED, WRITERS
 
 import plait.data
 from plait.data.cityscapes import Cityscapes
 from plait.data.cityscapes.classes import LABEL_IDS, NAMES, PARTS, part_classes
 from plait.data.labels import InverseDepth
+from plait.data.nyud.dataset import NYUD
+from plait.data.published import held_out
 from plait.errors import ConfigurationError, DataError
 
 KEYS = tuple(WRITERS)
@@ -88,6 +91,12 @@ def test_an_instance_is_unknown_where_no_single_object_is_labelled(archive: Call
     stored = layout.instance_ids()
     given = read(archive("official"), OFFICIAL["train"][0], "instances")
     np.testing.assert_array_equal(given, np.where(stored == 26001, 26001, 255))
+
+
+def test_with_one_city_there_is_something_to_train_on() -> None:
+    ids = [f"ulm_{number:06}_000019" for number in range(40)]
+    assert not held_out(ids, 0.1, lambda name: name.partition("_")[0])
+    assert len(held_out([*ids, *(f"{name}b" for name in ids)], 0.1, lambda name: name[-1])) == 40
 
 
 def test_val_has_cities_of_its_own(archive: Callable[[str], Path]) -> None:
@@ -242,6 +251,25 @@ def test_layouts_are_told_apart_by_their_files(key: str, archive: Callable[[str]
     other = "png" if name == "official" else "official"
     with pytest.raises(DataError, match=f"not a known layout.*{other}"):
         Cityscapes("train", [], archive(name), variant=other)
+
+
+def test_the_arrays_of_nyud_are_not_taken_for_those_of_cityscapes(
+    tmp_path: Path, archive: Callable[[str], Path]
+) -> None:
+    with pytest.raises(DataError, match="not a known layout of cityscapes"):
+        Cityscapes("train", [], nyud.write_mtan(tmp_path))
+    with pytest.raises(DataError, match="not a known layout of nyud"):
+        NYUD("train", [], archive("mtan_all"))
+
+
+@pytest.mark.parametrize("name", ["official", "mtan", "png"])
+def test_hidden_files_are_no_images(name: str, tmp_path: Path) -> None:
+    root = WRITERS[f"cityscapes/{name}"](tmp_path)
+    ids = Cityscapes("trainval", [], root).ids
+    image = Cityscapes.open_layout(root).path("image", ids[0])
+    assert image is not None
+    (image.parent / f"._{image.name}").write_bytes(b"left by another system")
+    assert Cityscapes("trainval", [], root).ids == ids
 
 
 @pytest.mark.parametrize("key", KEYS)

@@ -137,6 +137,22 @@ def test_what_cannot_be_used_is_said_and_left_out(tmp_path: Path) -> None:
     assert any("other is left out: none of its 6 names is a picture's" in line for line in proposal.lines)
 
 
+def test_a_broken_file_is_noted_and_the_others_tell(tmp_path: Path) -> None:
+    written(tmp_path, depth=np.full(SIZE, 1500, np.uint16))
+    broken = [sorted((tmp_path / folder).iterdir())[0] for folder in ("images", "depth")]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:60])
+    proposal = propose(tmp_path)
+    assert proposal.options["fields"]["depth"]["scale"] == 0.001
+    for path in broken:
+        assert any(line.startswith(f"note: {path}") and "damaged" in line for line in proposal.lines)
+
+
+def test_normals_of_which_nothing_is_known_tell_no_axes(tmp_path: Path) -> None:
+    proposal = written(tmp_path, normals=np.zeros((*SIZE, 3), np.uint8))
+    assert any("nothing is known in the files" in line for line in proposal.lines)
+
+
 def test_endings_of_names_become_patterns(tmp_path: Path) -> None:
     for number in range(4):
         put(tmp_path / "rgb" / f"{number}_rgb.png", png(PICTURE))

@@ -521,6 +521,13 @@ def test_webdataset_reads_the_shards_of_the_tests(tmp_path: Path) -> None:
             np.testing.assert_array_equal(ours[place].image.permute(1, 2, 0).numpy(), image.convert("RGB"))
 
 
+def test_stars_in_the_root_are_no_pattern(tmp_path: Path) -> None:
+    root = tmp_path / "my [1] *set"
+    root.mkdir()
+    (root / "a.tar").touch()
+    assert find_shards("*.tar", root) == [str(root / "a.tar")]
+
+
 def test_find_shards_gives_each_once(tmp_path: Path) -> None:
     put(tmp_path / "s.tar", tar({"a.png": PICTURE}))
     assert find_shards(["s.tar", "*.tar", "."], tmp_path) == [str(tmp_path / "s.tar")]

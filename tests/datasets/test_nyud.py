@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,53 @@ def test_a_folder_without_some_labels_is_still_known(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="3 of 3 samples of nyud test have no depth file"):
         NYUD("test", ["depth"], root)
     assert NYUD("test", FIELDS, root, missing="allow")[0].targets.keys() == {"semantic"}
+
+
+def test_two_archives_in_one_folder_are_refused(tmp_path: Path, roots: dict[str, Path]) -> None:
+    for variant in ("survey", "astmt"):
+        shutil.copytree(roots[variant], tmp_path, dirs_exist_ok=True)
+    with pytest.raises(DataError, match=r"more than one archive \(survey, astmt\)"):
+        NYUD("test", ["depth"], tmp_path)
+    assert NYUD("test", ["depth"], tmp_path, variant="survey").layout.name == "survey"
+
+
+def test_the_folder_inside_and_the_unfinished_build_are_told(tmp_path: Path, roots: dict[str, Path]) -> None:
+    nyud.write_survey(tmp_path / "above" / "NYUD_MT")
+    with pytest.raises(DataError, match=r"did you mean .*above/NYUD_MT"):
+        NYUD("test", ["depth"], tmp_path / "above")
+    shutil.copytree(roots["built"], tmp_path / "built")
+    (tmp_path / "built" / "manifest.json").unlink()
+    with pytest.raises(DataError, match="building it was not finished, run the same"):
+        NYUD("test", ["depth"], tmp_path / "built")
+
+
+def test_endings_in_capitals_are_the_same_files(tmp_path: Path) -> None:
+    root = nyud.write_survey(tmp_path)
+    small = NYUD("test", ["depth", "semantic"], root)[0]
+    for folder in ("images", "depth", "segmentation"):
+        for path in list((root / folder).iterdir()):
+            path.rename(path.with_suffix(path.suffix.upper()))
+    large = NYUD("test", ["depth", "semantic"], root)[0]
+    assert torch.equal(large.image, small.image)
+    assert torch.equal(large.targets["semantic"], small.targets["semantic"])
+
+
+def test_a_set_of_another_size_than_the_published_says_so(
+    roots: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    NYUD("train", [], roots["survey"])
+    assert "the train part of nyud has 795 images as published, and 6 here" in caplog.text
+
+
+def test_a_list_may_begin_with_a_byte_order_mark_and_its_absence_is_named_once(tmp_path: Path) -> None:
+    root = nyud.write_survey(tmp_path)
+    path = root / "gt_sets" / "train.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert NYUD("trainval", [], root).ids == list(nyud.TRAIN)
+    path.unlink()
+    with pytest.raises(DataError) as caught:
+        NYUD("trainval", [], root)
+    assert str(caught.value).count("train.txt") == 1
 
 
 # --- what is read -----------------------------------------------------------------------------------------

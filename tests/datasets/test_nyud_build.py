@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from PIL import Image
 from scipy.io import savemat
 from tests.layouts import nyud
 
+from plait.data import files
 from plait.data.nyud import build, camera
 from plait.data.nyud.build import build_nyud, object_edges
 from plait.data.nyud.dataset import NYUD
@@ -277,6 +279,14 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str]] = {
         replaced("labels", np.full((10, 64, 48), 895, np.uint16)),
         r"labeled\.mat: expected labels from 0 to 894, found 895 in picture 1$",
     ),
+    "labels of fractions": (
+        replaced("labels", np.zeros((10, 64, 48))),
+        r"labeled\.mat: expected whole numbers in 'labels', found float64",
+    ),
+    "labels below 0": (
+        replaced("labels", np.full((10, 64, 48), -1, np.int16)),
+        r"labeled\.mat: expected labels from 0 to 894, found -1 in picture 1$",
+    ),
     "a map of 40 classes only": (
         mat(build.MAPPING_40, mapClass=np.arange(1.0, 41)),
         r"classMapping40\.mat: expected in 'mapClass' a class from 1 to 40 for each of 894, found 40",
@@ -326,6 +336,31 @@ def test_a_spoilt_source_is_one_sentence(sources: Path, tmp_path: Path, how: str
     assert str(other) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "built" / "manifest.json").exists()
+
+
+def test_scenes_that_lead_nowhere_are_left_out(sources: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(sources, tmp_path / "sources")
+    with h5py.File(other / build.LABELLED, "r+") as file:
+        file["scenes"][0, 3] = h5py.Reference()
+    build_nyud(other, tmp_path / "built", crop=False)
+    assert json.loads((tmp_path / "built" / "manifest.json").read_text())["scenes"] == {}
+
+
+def test_a_full_disk_is_one_sentence_and_building_goes_on(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        if path.parent.name == "edges":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plainly(path, content)
+
+    plainly = files.write_atomically
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "write_atomically", full)
+        with pytest.raises(DataError, match=r"the disk of .*edges is full; make room and start again"):
+            build_nyud(sources, tmp_path, crop=False)
+    build_nyud(sources, tmp_path, crop=False)
+    assert len(NYUD("test", [], tmp_path)) == len(nyud.NUMBERS["test"])
 
 
 def test_a_border_is_only_known_of_the_real_size(sources: Path, tmp_path: Path) -> None:

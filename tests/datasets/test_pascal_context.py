@@ -27,6 +27,8 @@ from tests.layouts.pascal_context import (
 )
 
 import plait.data
+from plait.data.packed.dataset import Packed
+from plait.data.packed.pack import pack
 from plait.data.pascal_context.dataset import PascalContext
 from plait.data.pascal_context.human_parts import CLASSES, GROUPS, has_person, part_map
 from plait.data.pascal_context.people import images_with_people
@@ -236,6 +238,24 @@ def test_boundaries_follow_the_rule_of_their_split(split: str, rule: str, drawn:
     rules = {"training": laplacian_boundaries(label_map), "evaluation": label_boundaries(label_map)}
     assert (rules["training"] != rules["evaluation"]).any()
     np.testing.assert_array_equal(dataset[0].targets["edges"][0].numpy(), rules[drawn])
+
+
+def test_a_pack_has_the_boundaries_of_each_split(archive: Path, tmp_path: Path) -> None:
+    pack("pascal_context", archive, tmp_path / "p", labels=["edges"])
+    differing = 0
+    for split in ("train", "val", "test", "trainval"):
+        plain, packed = PascalContext(split, ["edges"], archive), Packed(split, ["edges"], tmp_path / "p")
+        assert packed.ids == plain.ids
+        for place in range(len(plain)):
+            assert packed[place].id == plain[place].id
+            assert torch.equal(packed[place].targets["edges"], plain[place].targets["edges"])
+        differing += len(packed.manifest["again"].get(split, ()))
+    assert differing == len(PascalContext("val", [], archive)) > 0
+
+
+def test_a_pack_without_edges_has_each_image_once(archive: Path, tmp_path: Path) -> None:
+    pack("pascal_context", archive, tmp_path / "p", labels=["semantic"])
+    assert Packed("trainval", ["semantic"], tmp_path / "p").manifest["again"] == {}
 
 
 def test_an_unknown_rule_is_answered_with_the_nearest(archive: Path) -> None:

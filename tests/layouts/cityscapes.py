@@ -294,6 +294,10 @@ FAULTS: Mapping[str, tuple[str, Fault]] = {
         "cityscapes/mtan",
         _numbered("train/image/0.npy", "image", r"\[H, W, 3\]", numbers(constant(0.5))),
     ),
+    "image of no pixels": (
+        "cityscapes/mtan",
+        _numbered("train/image/0.npy", "image", r"\[H, W, 3\]", numbers(constant(0.5, (0, 0, 3)))),
+    ),
     "image of 255 levels": (
         "cityscapes/mtan",
         _numbered("train/image/0.npy", "image", r"\[0, 1\]", numbers(constant(255, (*SIZE, 3)))),

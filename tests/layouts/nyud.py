@@ -314,6 +314,11 @@ BROKEN: dict[str, Broken] = {
         _put("val/label/0.npy", lambda: np.full((48, 64), 13.0)),
         _named("val/label/0.npy", "expected 13 classes, found the stored id 13"),
     ),
+    "a picture of no pixels": Broken(
+        "nyud/mtan",
+        _put("val/image/0.npy", lambda: np.zeros((0, 0, 3))),
+        _named("val/image/0.npy", "expected a picture"),
+    ),
     "pickled": Broken("nyud/survey", _pickled, _named("depth/0001.npy", "pickled"), "depth"),
     "another variable": Broken(
         "nyud/astmt",

@@ -137,7 +137,7 @@ def read_numbers(
     name = name or (str(source) if isinstance(source, Path) else f"a label of {len(source)} bytes")
     suffix = (suffix or (source.suffix if isinstance(source, Path) else "")).lower()
     if suffix in PICTURES:
-        return files.read_map(source, modes=("1", "L", "P", "I;16", "I", "F", "RGB"), name=name)
+        return files.read_map(source, modes=("1", "L", "P", "I;16", "I;16B", "I", "F", "RGB"), name=name)
     if suffix == ".npy":
         return files.read_array(source, name=name)
     if suffix == ".npz":
@@ -205,7 +205,7 @@ def decode(stored: Array, encoding: Encoding, *, name: str = "a label") -> Label
 
 def _ids(maps: Array, encoding: Encoding, name: str) -> Array:
     if maps.dtype.kind == "f":
-        whole = np.isnan(maps) | (maps == np.round(maps))
+        whole = np.isnan(maps) | ((maps == np.round(maps)) & (np.abs(maps) < 2**31))
         if not whole.all():
             raise DataError(f"{name}: expected whole class ids, found {maps[~whole][0]:g}")
         maps = np.where(np.isnan(maps), UNKNOWN_CLASS, maps)

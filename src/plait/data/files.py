@@ -20,7 +20,7 @@ import tempfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -222,6 +222,22 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def state(paths: Iterable[Path]) -> str:
+    """A checksum of the files' names, sizes and times: another one if any of them was written again.
+
+    Raises:
+        DataError: If one is not there.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); is the folder complete?") from error
+        digest.update(f"{path.resolve()} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:32]
+
+
 def verify(path: Path, expected: str, folder: Path) -> None:
     """Checks a file against its SHA-256, once for each state of the file (size, time and inode).
 
@@ -235,15 +251,15 @@ def verify(path: Path, expected: str, folder: Path) -> None:
         DataError: If the file is missing or its content is not the expected one.
     """
     try:
-        state = path.stat()
+        found_state = path.stat()
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; is the folder complete?") from error
     place = str(path.resolve())
     seen = {
         "path": place,
-        "bytes": state.st_size,
-        "time": state.st_mtime_ns,
-        "inode": state.st_ino,
+        "bytes": found_state.st_size,
+        "time": found_state.st_mtime_ns,
+        "inode": found_state.st_ino,
         "sha256": expected,
     }
     note = folder / "verified" / f"{hashlib.sha256(place.encode()).hexdigest()[:32]}.json"

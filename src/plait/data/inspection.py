@@ -16,7 +16,7 @@ from plait import registry
 from plait.data.labels import Depth, InverseDepth, Label, Mask, Normals, Semantic
 from plait.data.published import Layout, Part
 from plait.data.sample import DataSet, Sample
-from plait.errors import ConfigurationError, DataError
+from plait.errors import ConfigurationError, DataError, PlaitError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,24 +95,46 @@ def check(
     if hasattr(kind, "open_layout"):
         variant = {key: options[key] for key in ("variant",) if key in options}
         _check_archive(report, kind.open_layout(root, options=options, **variant))
+    sets, errors = open_splits(name, tuple(fields), root, {**_as_it_lies(name), **options})
+    for split, why in errors.items():
+        report.problem(f"{split}: {why}")
+    if sets:
+        facts = getattr(next(iter(sets.values())), "facts", {})
+        report.lines[begin:begin] = [f"{what}: {answer}" for what, answer in facts.items()]
     seen: dict[str, str] = {}
-    waiting, tried = list(getattr(kind, "splits", SPLITS)), []
-    while waiting:
-        split = waiting.pop(0)
-        tried.append(split)
-        try:
-            dataset = opened(name, split, tuple(fields), root, {**_as_it_lies(name), **options})
-        except (DataError, ConfigurationError) as error:
-            report.problem(f"{split}: {error}")
-            continue
-        if not seen:
-            told = [f"{what}: {answer}" for what, answer in getattr(dataset, "facts", {}).items()]
-            report.lines[begin:begin] = told
-            # What the class says may be less, or more, than what lies here.
-            waiting = [other for other in getattr(dataset, "splits", waiting) if other not in tried]
+    for dataset in sets.values():
         _check_ids(report, dataset, seen)
         _check_samples(report, dataset, samples)
     return report
+
+
+def open_splits(
+    name: str,
+    labels: Sequence[str],
+    root: Path | str | None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, DataSet], dict[str, PlaitError]]:
+    """The splits that share no sample, by name, and why others could not be opened.
+
+    What the class says of its splits may be less, or more, than what lies at ``root``: the first set that
+    could be opened tells which there are.
+    """
+    kind: Any = registry.resolve("data set", name)
+    sets: dict[str, DataSet] = {}
+    errors: dict[str, PlaitError] = {}
+    waiting = list(getattr(kind, "splits", SPLITS))
+    while waiting:
+        split = waiting.pop(0)
+        try:
+            sets[split] = opened(name, split, labels, root, options)
+        except (DataError, ConfigurationError) as error:
+            errors[split] = error
+            continue
+        if len(sets) == 1:
+            there = getattr(sets[split], "splits", [*errors, split, *waiting])
+            errors = {tried: why for tried, why in errors.items() if tried in there}
+            waiting = [other for other in there if other not in (split, *errors)]
+    return sets, errors
 
 
 def _declared(

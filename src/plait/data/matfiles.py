@@ -41,22 +41,6 @@ DAMAGED = (
 )
 """What SciPy and h5py raise if a file's content is wrong."""
 
-DAMAGED = (
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    NameError,  # SciPy's own, of a variable that an unknown kind of element left unset
-    MemoryError,  # a damaged size
-    NotImplementedError,
-    struct.error,
-    zlib.error,
-)
-"""What SciPy and h5py raise if a file's content is wrong."""
-
-MAX_STRUCT_BYTES = 256 * 2**20
-"""A file with structures is refused beyond this, packed or unpacked: their size is only known by reading."""
-
 
 def read_mat(source: Path | bytes, variable: str | None = None, *, name: str = "") -> Any:
     """One variable of a MATLAB file of either kind, with MATLAB's order of axes.

@@ -7,6 +7,7 @@ be compared. A layout is recognised by what lies in the folder, never by the fol
 from __future__ import annotations
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -16,10 +17,13 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from numpy.typing import NDArray
 
+from plait.data import files
 from plait.data.labels import Label
 from plait.data.sample import Geometry, Sample
 from plait.errors import ConfigurationError, DataError
 from plait.registry import nearest
+
+logger = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 Part = Literal["train", "test"]
@@ -59,6 +63,11 @@ class Layout(ABC):
     @abstractmethod
     def evidence(cls, root: Path) -> str:
         """What in the folder shows that it is of this layout, for a person to read; nothing if it is not."""
+
+    @classmethod
+    def nearly(cls, root: Path) -> str:
+        """Why a folder without the evidence may yet have been meant: a clause for the error, or nothing."""
+        return ""
 
     @abstractmethod
     def ids(self, part: Part) -> list[str]:
@@ -200,15 +209,31 @@ class PublishedDataSet:
             raise DataError(
                 f"{root}: expected the folder of {cls.name}, found {'a file' if root.exists() else 'nothing'}"
             )
-        asked = layouts if variant == "auto" else {variant: layouts[variant]}
-        for layout in asked.values():
-            if layout.evidence(root):
-                return layout(root, options or {})
-        here = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "nothing"
-        expected = "; ".join(f"{layout.name}: {layout.about}" for layout in asked.values())
-        raise DataError(
-            f"{root}: not a known layout of {cls.name} (it holds {here}); expected one of: {expected}"
-        )
+        asked = list(layouts.values()) if variant == "auto" else [layouts[variant]]
+        found = [layout for layout in asked if layout.evidence(root)]
+        if len(found) > 1:
+            names = ", ".join(layout.name for layout in found)
+            raise DataError(
+                f"{root}: holds the files of more than one archive ({names}); "
+                f"unpack each into a folder of its own, or say which is meant with variant"
+            )
+        if not found:
+            raise DataError(cls._no_layout(root, asked))
+        return found[0](root, options or {})
+
+    @classmethod
+    def _no_layout(cls, root: Path, asked: Sequence[type[Layout]]) -> str:
+        """Why a folder is of no known layout, and what may have been meant."""
+        inside = sorted(root.iterdir())
+        here = ", ".join(entry.name for entry in inside[:8]) or "nothing"
+        said = f"{root}: not a known layout of {cls.name} (it holds {here})"
+        for layout in asked:
+            if why := layout.nearly(root):
+                return f"{said}: {why}"
+        for folder in [entry for entry in inside if entry.is_dir()][:32]:
+            if any(layout.evidence(folder) for layout in asked):
+                return f"{said}; did you mean {folder}?"
+        return f"{said}; expected one of: {'; '.join(f'{kind.name}: {kind.about}' for kind in asked)}"
 
     @classmethod
     def fields_at(
@@ -224,6 +249,13 @@ class PublishedDataSet:
             raise DataError(
                 f"{self.layout.root}: the list of the {self.part} part names {min(twice)} more than once"
             )
+        published = self.layout.counts.get(self.part, len(ids))
+        if len(ids) != published and self.split != "val":  # its train says it
+            logger.warning(
+                "%s: the %s part of %s has %d images as published, and %d here: numbers on it are not those "
+                "of papers",
+                self.layout.root, self.part, self.name, published, len(ids),
+            )  # fmt: skip
         if self.split in ("test", "trainval"):
             return list(ids)
         held = held_out(ids, self.validation, self.layout.group)
@@ -257,6 +289,11 @@ class PublishedDataSet:
         if self.missing == "refuse":  # then nothing was missing when the set was opened
             return frozenset(self.labels)
         return frozenset(f for f in self.labels if self.layout.path(f, self.ids[place]) is not None)
+
+    def state(self) -> str:
+        """A checksum that is another one if any of the split's files was written again."""
+        paths = (self.layout.path(field, name) for name in self.ids for field in ("image", *self.labels))
+        return files.state(path for path in paths if path is not None)
 
     def __getitem__(self, place: int) -> Sample:
         name = self.ids[place]
@@ -293,6 +330,8 @@ class PublishedDataSet:
 def held_out(ids: Iterable[str], share: float, group: Callable[[str], str]) -> frozenset[str]:
     """A share of the names, whole groups at a time; it depends on the names alone, not on their order.
 
+    One group is always left.
+
     >>> sorted(held_out(["a1", "a2", "b1", "b2"], 0.5, lambda name: name[0]))
     ['a1', 'a2']
     """
@@ -301,7 +340,8 @@ def held_out(ids: Iterable[str], share: float, group: Callable[[str], str]) -> f
         members.setdefault(group(name), []).append(name)
     wanted = round(share * sum(map(len, members.values())))
     held: list[str] = []
-    for key in sorted(members, key=lambda key: hashlib.blake2b(key.encode(), digest_size=8).digest()):
+    ordered = sorted(members, key=lambda key: hashlib.blake2b(key.encode(), digest_size=8).digest())
+    for key in ordered[:-1]:
         if len(held) >= wanted:
             break
         held += members[key]
@@ -315,10 +355,11 @@ def read_list(path: Path) -> list[str]:
         DataError: If it cannot be read, or names a place outside the data's folder.
     """
     try:
-        names = path.read_text(encoding="utf-8").split()
+        names = path.read_text(encoding="utf-8-sig").split()
     except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(
-            f"{path}: expected a list of names, one a line, but it cannot be read ({error})"
+            f"{path}: expected a list of names, one a line, but it cannot be read ({reason})"
         ) from error
     for name in names:
         if name.startswith(("/", "\\")) or ".." in Path(name).parts:

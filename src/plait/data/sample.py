@@ -94,6 +94,8 @@ class DataSet(Protocol):
       samplers that go by labels, and to hide labels by seed.
     - ``measuring: {argument: value}``: what a measure must know of the data, for instance the
       ``max_distance`` at which boundaries match.
+    - ``state() -> str``: a checksum that is another one if the files of the split, or what is declared of
+      them, have changed. Needed by packs, to tell that they are out of date.
     - ``facts: {what: answer}``: what a person wants to know about the set.
     - ``splits``: the names of its splits, no two of which share a sample; ``train``, ``val`` and ``test``
       if absent.

@@ -30,7 +30,7 @@ class Numbered(Layout):
 
     def ids(self, part: Part) -> list[str]:
         folder = self.root / FOLDERS[part] / "image"
-        names = [path.stem for path in folder.glob(f"*{self.ending}")]
+        names = [path.stem for path in folder.glob(f"[!.]*{self.ending}")]
         wrong = next((name for name in names if not (name.isascii() and name.isdigit())), None)
         if wrong is not None:
             raise DataError(f"{folder}: expected images called by a number, found {wrong}{self.ending}")
@@ -114,6 +114,8 @@ class MTAN(Numbered):
     @classmethod
     def evidence(cls, root: Path) -> str:
         found = any((root / "train" / "image").glob("*.npy"))
+        if (root / "train" / "normal").is_dir():
+            return ""  # the package of NYUD by the same authors
         return "train/image/*.npy" if found else ""
 
     def path(self, field: str, sample: str) -> Path | None:
@@ -126,7 +128,7 @@ class MTAN(Numbered):
     def image(self, sample: str) -> Array:
         path = self.at("image", sample)
         stored = files.read_array(path)
-        if stored.ndim != 3 or stored.shape[-1] != 3 or stored.dtype.kind not in "uf":
+        if stored.ndim != 3 or stored.shape[-1] != 3 or not stored.size or stored.dtype.kind not in "uf":
             raise DataError(
                 f"{path}: expected an image [H, W, 3] in [0, 1], found {stored.dtype} {stored.shape}"
             )

@@ -88,7 +88,7 @@ class Official(Layout):
     def ids(self, part: Part) -> list[str]:
         ending = f"_{FILES['image'][1]}"
         folder = self.root / FILES["image"][0] / FOLDERS[part]
-        names = sorted(path.name.removesuffix(ending) for path in folder.glob(f"*/*{ending}"))
+        names = sorted(path.name.removesuffix(ending) for path in folder.glob(f"*/[!.]*{ending}"))
         if not names:
             raise DataError(f"{folder}: expected images as CITY/CITY_000000_000019{ending}, found none")
         return names

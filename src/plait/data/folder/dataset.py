@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -232,6 +234,12 @@ class Folder:
     def present(self, place: int) -> frozenset[str]:
         """The labels that a sample has."""
         return frozenset(label for label in self.labels if self.source.has(label, place))
+
+    def state(self) -> str:
+        """A checksum that is another one if a file of the split was written again, or declared otherwise."""
+        declared = {name: repr(field) for name, field in self.declared.items()}
+        told = [self.source.state(), declared, self.classes, self.orientation]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
 
     def __getitem__(self, place: int) -> Sample:
         stored = self.source.read(place, ("image", *self.labels))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -147,6 +147,7 @@ def propose(root: Path | str) -> Proposal:
     guesses: dict[str, tuple[Candidate, Guess]] = {}
     for candidate in labels:
         try:
+            candidate.samples = readable(candidate, as_label, notes)
             guess = guessed(candidate)
         except PlaitError as error:
             notes.append(f"{candidate.source} is left out: {error}")
@@ -159,6 +160,7 @@ def propose(root: Path | str) -> Proposal:
         if guess.name in guesses:
             guess.rename(identifier(candidate.source))
         guesses[guess.name] = candidate, guess
+    picture.samples = readable(picture, as_picture, notes)
     sizes, turned = sizes_of(picture)
     if turned:
         options["orientation"] = "stored"
@@ -321,10 +323,40 @@ def picture_of(candidates: Sequence[Candidate], root: Path) -> Candidate:
     )
 
 
+def as_picture(stored: Stored) -> Array:
+    """A file as it is read where it is a picture."""
+    return read_picture(stored, "stored")
+
+
+def as_label(stored: Stored) -> Array:
+    """A file as it is read where it is a label."""
+    return read_numbers(stored.source, name=stored.name, suffix=stored.suffix)
+
+
+def readable(candidate: Candidate, read: Callable[[Stored], Array], notes: list[str]) -> list[Stored]:
+    """The samples that can be read; the others are noted.
+
+    Raises:
+        DataError: If none can.
+    """
+    sound: list[Stored] = []
+    broken: list[DataError] = []
+    for sample in candidate.samples:
+        try:
+            read(sample)
+            sound.append(sample)
+        except DataError as error:
+            broken.append(error)
+    if not sound:
+        raise broken[0]
+    notes += map(str, broken)
+    return sound
+
+
 def in_colour(stored: Stored) -> bool:
     """Whether a file holds three channels."""
     try:
-        return read_numbers(stored.source, name=stored.name, suffix=stored.suffix).ndim == 3
+        return as_label(stored).ndim == 3
     except DataError:
         return False
 
@@ -361,7 +393,7 @@ def sizes_of(picture: Candidate) -> tuple[set[tuple[int, int]], int]:
     """Heights and widths of pictures, and how many of them EXIF turns."""
     sizes, turned = set(), 0
     for sample in picture.samples:
-        pixels = read_picture(sample, "stored")
+        pixels = as_picture(sample)
         sizes.add((pixels.shape[0], pixels.shape[1]))
         turned += exif_orientation(sample.source) != 1
     return sizes, turned
@@ -377,10 +409,7 @@ def guessed(candidate: Candidate) -> Guess:
         DataError: If its files cannot be read, or are nothing that a label can be.
     """
     called = candidate.called()
-    maps = [
-        channels_last(read_numbers(s.source, name=s.name, suffix=s.suffix), 3 if called == "normals" else 1)
-        for s in candidate.samples
-    ]
+    maps = [channels_last(as_label(sample), 3 if called == "normals" else 1) for sample in candidate.samples]
     maps = [one[..., 0] if one.ndim == 3 and one.shape[-1] == 1 else one for one in maps]
     if len({one.ndim for one in maps}) > 1:
         raise DataError(f"{candidate.source} holds files of one and of three channels")
@@ -536,14 +565,17 @@ def axes_of(maps: Sequence[Array]) -> tuple[str, str]:
     Surfaces that are seen face the camera: z forward is then negative. For the others, rooms are seen from
     within: what is left faces right, and what is below faces up.
     """
-    z = float(np.nanmean([np.nanmean(one[2]) for one in maps]))
+    maps = [one for one in maps if np.isfinite(one[2]).any()]
+    if not maps:
+        return "+x+y+z", "nothing is known in the files that were read, so the axes are not known either"
+    z = float(np.mean([mean(one[2]) for one in maps]))
     across, down = [], []
     for one in maps:
         third = max(1, one.shape[2] // 3)
         across.append(mean(one[0, :, :third]) - mean(one[0, :, -third:]))
         third = max(1, one.shape[1] // 3)
         down.append(mean(one[1, :third]) - mean(one[1, -third:]))
-    x, y = float(np.nanmean(across)), float(np.nanmean(down))
+    x, y = (float(np.nan_to_num(mean(np.array(values)))) for values in (across, down))
     usual = "+x+y+z" if z < 0 else "+x-y-z"
     axes = ("-" if x < -0.05 else "+") + "x"
     axes += (usual[2] if abs(y) <= 0.05 else "+" if y > 0 else "-") + "y" + usual[4:]

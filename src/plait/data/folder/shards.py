@@ -151,7 +151,8 @@ def local_shards(place: str, root: Path) -> list[str]:
     elif path.exists():
         held = [path]
     else:
-        held = sorted(map(Path, glob.glob(str(path))))  # noqa: PTH207  the stars may be in any part
+        found = glob.glob(place, root_dir=root)  # noqa: PTH207  the stars may be in any part
+        held = sorted(root / name for name in found)
     if not held:
         raise DataError(f"{path}: expected a shard, or a folder of *.tar, found none there")
     return [str(path) for path in held]
@@ -463,6 +464,10 @@ class Shards:
         """The sample's key in its shard."""
         stem = stem_of(self.places[self.shard[place]])
         return self.ids[place].partition(f"{stem}/")[2]
+
+    def state(self) -> str:
+        told = [(title(self.places[shard]), state_of(self.places[shard])) for shard in np.unique(self.shard)]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
 
     def take(self, places: Sequence[int]) -> Shards:
         chosen = np.asarray(places, np.int64)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from plait.data import files
+
 SPLIT_NAMES = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}
 """Other words for the three splits."""
 
@@ -59,6 +61,9 @@ class Source(Protocol):
     def take(self, places: Sequence[int]) -> Source:
         """Only the samples at some places."""
 
+    def state(self) -> str:
+        """A checksum that is another one if any of their files was written again."""
+
 
 @dataclass(frozen=True)
 class Files:
@@ -89,6 +94,10 @@ class Files:
                 path = self.root / below
                 found[field] = Stored(path, str(path), path.suffix.lower())
         return found
+
+    def state(self) -> str:
+        found = (paths[place] for place in range(len(self.ids)) for paths in self.paths.values())
+        return files.state(self.root / path for path in found if path is not None)
 
     def take(self, places: Sequence[int]) -> Files:
         return replace(

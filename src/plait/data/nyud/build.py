@@ -46,6 +46,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from plait.data import files
+from plait.data.cache import full_disk
 from plait.data.labels import UNKNOWN_CLASS
 from plait.data.matfiles import hdf5_dataset, opened_hdf5, read_mat
 from plait.data.nyud import camera
@@ -204,6 +205,8 @@ def _pictures(path: Path, depth: str) -> tuple[int, tuple[int, int]]:
         if "instances" in file:
             found["instances"] = hdf5_dataset(file, "instances", str(path))
         for name, variable in found.items():
+            if name in ("labels", "instances") and variable.dtype.kind not in "ui":
+                raise DataError(f"{path}: expected whole numbers in {name!r}, found {variable.dtype}")
             if name != "images" and variable.shape != (shape[0], *shape[2:]):
                 raise DataError(
                     f"{path}: expected {name!r} of the pictures' shape {(shape[0], *shape[2:])}, "
@@ -271,7 +274,10 @@ def _scenes(job: _Job) -> dict[str, str]:
         held = file.get("scenes")
         if not isinstance(held, h5py.Dataset) or held.dtype != h5py.ref_dtype:
             return {}
-        texts = [file[reference] for reference in held[()].ravel()]
+        references = held[()].ravel()
+        if not all(references):  # some lead nowhere
+            return {}
+        texts = [file[reference] for reference in references]
         if not all(isinstance(text, h5py.Dataset) and text.dtype.kind == "u" for text in texts):
             return {}
         names = ["".join(map(chr, text[()].ravel())) for text in texts]
@@ -306,10 +312,11 @@ def _read(job: _Job, number: int) -> dict[str, Array]:
             for name, variable in variables.items()
             if variable in file
         }
-    if maps["labels"].max() > CLASSES_894:
+    lowest, highest = maps["labels"].min(), maps["labels"].max()
+    if lowest < 0 or highest > CLASSES_894:
         raise DataError(
-            f"{job.labelled}: expected labels from 0 to {CLASSES_894}, found {maps['labels'].max()} "
-            f"in picture {number}"
+            f"{job.labelled}: expected labels from 0 to {CLASSES_894}, found "
+            f"{highest if highest > CLASSES_894 else lowest} in picture {number}"
         )
     rows, columns = camera.VALID if job.crop else (slice(None), slice(None))
     return {name: np.ascontiguousarray(values[rows, columns]) for name, values in maps.items()}
@@ -356,13 +363,18 @@ def _without_gaps(objects: Array) -> Array:
 def _write_png(path: Path, pixels: Array) -> None:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "PNG")
-    files.write_atomically(path, stream.getvalue())
+    _write(path, stream.getvalue())
 
 
 def _write_npy(path: Path, values: Array) -> None:
     stream = io.BytesIO()
     np.save(stream, np.ascontiguousarray(values), allow_pickle=False)
-    files.write_atomically(path, stream.getvalue())
+    _write(path, stream.getvalue())
+
+
+def _write(path: Path, content: bytes) -> None:
+    with full_disk(path.parent):
+        files.write_atomically(path, content)
 
 
 # --- all pictures ---------------------------------------------------------------------------------------
@@ -371,7 +383,7 @@ def _write_npy(path: Path, values: Array) -> None:
 def _same_settings(path: Path, settings: Mapping[str, Any]) -> None:
     wanted = json.dumps(settings, indent=2)
     if not path.exists():
-        files.write_atomically(path, wanted.encode())
+        _write(path, wanted.encode())
     elif path.read_text(encoding="utf-8") != wanted:
         raise DataError(
             f"{path}: {path.parent} was begun with other options or sources; build into another folder or "
@@ -410,7 +422,7 @@ def _closed(job: _Job, settings: Mapping[str, Any]) -> Path:
 
     for part, numbers in job.parts.items():
         content = "".join(f"{number:04d}\n" for number in numbers)
-        files.write_atomically(job.out / f"{part}.txt", content.encode())
+        _write(job.out / f"{part}.txt", content.encode())
     rows, columns = camera.VALID
     size = (rows.stop - rows.start, columns.stop - columns.start) if job.crop else job.size
     manifest = {
@@ -426,5 +438,5 @@ def _closed(job: _Job, settings: Mapping[str, Any]) -> Path:
         "versions": {"plait": __version__, "numpy": np.__version__, "scipy": scipy.__version__},
     }
     path = job.out / "manifest.json"
-    files.write_atomically(path, (json.dumps(manifest, indent=2) + "\n").encode())
+    _write(path, (json.dumps(manifest, indent=2) + "\n").encode())
     return path

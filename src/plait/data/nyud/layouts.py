@@ -90,18 +90,23 @@ class Archive(Layout):
         return names
 
     def file(self, field: str, sample: str) -> Path:
-        """Where a field of a sample lies, if it does."""
+        """Where a field of a sample lies, if it does, but for an ending in capitals."""
         folder, ending = self.folders[field]
         return self.root / folder / f"{sample}{ending}"
 
     def path(self, field: str, sample: str) -> Path | None:
-        return first_file(self.file(field, sample))
+        usual = self.file(field, sample)
+        return first_file(usual, usual.with_suffix(usual.suffix.upper()))
+
+    def at(self, field: str, sample: str) -> Path:
+        """Where a field of a sample lies; the usual place if it is not there, so that an error names it."""
+        return self.path(field, sample) or self.file(field, sample)
 
     def image(self, sample: str) -> Array:
-        return files.read_rgb(self.file("image", sample))
+        return files.read_rgb(self.at("image", sample))
 
     def label(self, field: str, sample: str, part: Part) -> Label:
-        path = self.file(field, sample)
+        path = self.at(field, sample)
         encoding = self.normals if field == "normals" else self.encodings[field]
         stored = read_numbers(path, encoding.member)
         if field == "semantic":
@@ -206,6 +211,8 @@ class MTAN(Archive):
 
     @classmethod
     def evidence(cls, root: Path) -> str:
+        if any((root / "train" / name).is_dir() for name in ("label_7", "label_19")):
+            return ""  # the package of Cityscapes by the same authors
         return f"train/ and val/: {found}" if (found := super().evidence(root / "train")) else ""
 
     def hint(self, field: str) -> str:
@@ -224,9 +231,9 @@ class MTAN(Archive):
         return self.root / part / folder / f"{number}{ending}"
 
     def image(self, sample: str) -> Array:
-        path = self.file("image", sample)
+        path = self.at("image", sample)
         stored = files.read_array(path)
-        if stored.ndim != 3 or stored.shape[-1] != 3 or stored.dtype.kind not in "fu":
+        if stored.ndim != 3 or stored.shape[-1] != 3 or not stored.size or stored.dtype.kind not in "fu":
             raise DataError(
                 f"{path}: expected a picture [H, W, 3] of numbers in [0, 1], found the shape {stored.shape} "
                 f"of {stored.dtype}"
@@ -286,6 +293,12 @@ class Built(Archive):
         except DataError:
             return ""
         return f"manifest.json: NYUD built by plait, rules {made['rules']}"
+
+    @classmethod
+    def nearly(cls, root: Path) -> str:
+        if not (root / "settings.json").is_file() or (root / "manifest.json").exists():
+            return ""
+        return "building it was not finished, run the same `plait data build nyud` again"
 
     def file(self, field: str, sample: str) -> Path:
         if field == "semantic":

@@ -69,14 +69,17 @@ class Packed:
         self.split = split
         self.labels = tuple(dict.fromkeys(labels))
         self.ids: list[str] = list(known[split])
-        self._places: Mapping[str, tuple[int, int]] = {
-            name: (shard, place)
+        places = {
+            name: (shard, row)
             for shard, entry in enumerate(self.manifest["shards"])
-            for place, name in enumerate(entry["ids"])
+            for row, name in enumerate(entry["ids"])
         }
-        lost = next((name for name in self.ids if name not in self._places), None)
+        again = set(self.manifest["again"].get(split, ()))
+        stored = [stored_name(split, name) if name in again else name for name in self.ids]
+        lost = next((name for name in stored if name not in places), None)
         if lost is not None:
             raise DataError(f"{self.root / MANIFEST}: no shard holds sample {lost}; pack the set again")
+        self._rows = [places[name] for name in stored]
         self._open: dict[int, Any] = {}
 
     @classmethod
@@ -95,12 +98,11 @@ class Packed:
 
     def present(self, place: int) -> frozenset[str]:
         """The labels that a sample has."""
-        shard, row = self._places[self.ids[place]]
+        shard, row = self._rows[place]
         return frozenset(self.labels).intersection(self.manifest["shards"][shard]["forms"][row])
 
     def __getitem__(self, place: int) -> Sample:
-        name = self.ids[place]
-        shard, row = self._places[name]
+        shard, row = self._rows[place]
         tensors, forms = self._shard(shard), self.manifest["shards"][shard]["forms"][row]
         image = copied(tensors.get_tensor(f"{row}/image"))
         targets = {
@@ -108,7 +110,7 @@ class Packed:
             for field in self.labels
             if field in forms
         }
-        return Sample(name, image, targets, Geometry((image.shape[-2], image.shape[-1])))
+        return Sample(self.ids[place], image, targets, Geometry((image.shape[-2], image.shape[-1])))
 
     def _shard(self, number: int) -> Any:
         """A shard's tensors, mapped; its checksum is looked at once for each state of the file."""
@@ -141,6 +143,11 @@ class Packed:
         return {**self.__dict__, "_open": {}}  # a worker maps the shards itself
 
 
+def stored_name(split: str, name: str) -> str:
+    """What a sample is called in shards that is stored a second time, as ``split`` has it."""
+    return f"{split}:{name}"
+
+
 def read_manifest(root: Path) -> dict[str, Any]:
     """``pack.json`` of a packed folder.
 
@@ -155,11 +162,16 @@ def read_manifest(root: Path) -> dict[str, Any]:
                 f"{path}: expected a pack of format {FORMAT}, found {manifest['format']!r}; pack the set "
                 f"again with this plait, or use the one that packed it ({manifest.get('plait')})"
             )
+        forms: set[str] = set()
         for entry in manifest["shards"]:
             if Path(entry["file"]).name != entry["file"]:
                 raise DataError(f"{path}: a shard points outside its folder: {entry['file']!r}")
-            if len(entry["ids"]) != len(entry["forms"]):
-                raise ValueError("as many forms as ids")
+            if len(entry["ids"]) != len(entry["forms"]) or not {"sha256", "bytes"} <= entry.keys():
+                raise ValueError(f"the entry of {entry['file']}")
+            forms.update(form for row in entry["forms"] for form in row.values())
+        if not forms <= FORMS.keys():
+            raise ValueError(f"unknown forms of labels {sorted(forms - FORMS.keys())}")
+        {split: set(names) for split, names in manifest["again"].items()}
         kinds = manifest["fields"].values()
         wrong = [kind for kind in kinds if kind not in KINDS]
         if wrong or not isinstance(manifest["splits"], dict):

@@ -277,8 +277,8 @@ class PascalContext(PublishedDataSet):
             raise ConfigurationError(
                 f"edge_rule must be one of {', '.join(rules)}; got {edge_rule!r}{nearest(edge_rule, rules)}"
             )
-        if edge_rule == "auto":
-            edge_rule = "evaluation" if split in ("val", "test") else "training"
+        if edge_rule == "auto":  # without edges, an image is the same in every split
+            edge_rule = "evaluation" if split in ("val", "test") and "edges" in labels else "training"
         super().__init__(
             split,
             labels,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,6 @@ from pathlib import Path
 
 from plait.data import files
 from plait.data.pascal_context.human_parts import PERSON, has_person
-from plait.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +33,7 @@ def images_with_people(
         DataError: If a file cannot be read; names it.
     """
     folder = (cache_dir or files.cache_folder()) / "pascal_context"
-    note = folder / f"people-{_state(annotations)}.json"
+    note = folder / f"people-{files.state(annotations.values())}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):
         kept = json.loads(note.read_text(encoding="utf-8"))
         if isinstance(kept, list) and annotations.keys() >= set(kept):
@@ -52,18 +50,6 @@ def images_with_people(
     except OSError as error:
         logger.warning("%s cannot be written (%s): the files will be read again next time", note, error)
     return frozenset(found)
-
-
-def _state(annotations: Mapping[str, Path]) -> str:
-    """A checksum of the files' names, sizes and times."""
-    digest = hashlib.sha256()
-    for name, path in annotations.items():
-        try:
-            state = path.stat()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); is the folder complete?") from error
-        digest.update(f"{name} {path.resolve()} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:32]
 
 
 def listed_people(path: Path, ids: Sequence[str]) -> frozenset[str] | None:

@@ -183,6 +183,10 @@ class Rooms:
         targets = {label: CONVERT[label](self._stored(label, place)) for label in self.labels}
         return Sample(self.ids[place], image, targets, Geometry(self.size))
 
+    def state(self) -> str:
+        """Changes with the set's content: the checksum of the split's file."""
+        return self.checksum
+
     @property
     def facts(self) -> Mapping[str, str]:
         """What a person wants to know about the set: ``{what: answer}``."""
