@@ -1,5 +1,6 @@
 """The boundary F: stored counts of the reference, and what must not change a number."""
 
+import dataclasses
 import logging
 import math
 import subprocess
@@ -15,8 +16,7 @@ from torch import Tensor
 from plait.errors import ConfigurationError, DataError
 from plait.metrics.boundary import PROTOCOLS, BoundaryF, match_counts, score_images
 from plait.metrics.boundary.compiled import compiled
-from plait.metrics.boundary.counting import rows_in_union
-from plait.metrics.boundary.matching import augment, candidates, maximum_matching
+from plait.metrics.boundary.matching import augment
 
 STORED = Path(__file__).parent.parent / "data" / "edges"
 NAMES = ["p01_small_clean", "p03_warp_mid", "p05_full_typical", "p08_multi_gt3", "p09_no_gt", "p10_no_pred",
@@ -80,12 +80,13 @@ def test_the_precision_of_several_annotators_is_near_the_reference(exact: bool) 
 @pytest.mark.parametrize("name", ["p01_small_clean", "p12_single_pixel"])
 def test_maps_that_are_not_thinned_match_as_stored(name: str) -> None:
     arrays = stored(name)
-    value = arrays["pred_u8"] / 255
-    maps = {level: np.flatnonzero(value >= (level + 1) / 100) for level in range(99)}
-    rows, union = rows_in_union(maps, value.size)
-    pairs = candidates(union, np.flatnonzero(arrays["gt"][0]), arrays["gt"].shape[1:], 0.0075)
-    found = [(maximum_matching(pairs, rows[level]) >= 0).sum() for level in range(99)]
-    np.testing.assert_array_equal(found, arrays["nothin_d0075__maxcard"][0])
+    rules = dataclasses.replace(PROTOCOLS["bsds"], thin_prediction=False)
+    counts = match_counts(arrays["pred_u8"], arrays["gt"], rules)
+    np.testing.assert_array_equal(counts[:, 0], arrays["nothin_d0075__maxcard"][0])
+    reference = arrays["nothin_d0075__counts_reps"][0]
+    np.testing.assert_array_equal(counts[:, [1, 3]], reference[:, [1, 3]])
+    exact = match_counts(arrays["pred_u8"], arrays["gt"], rules, exact_objective=True)
+    np.testing.assert_array_equal(exact[:, 0], arrays["nothin_d0075__mincost"])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -364,6 +365,7 @@ def test_the_curve_holds_precision_and_recall_at_the_best_threshold() -> None:
         ({"protocol": "matlab"}, "one of plain, survey, seism, bsds; got 'matlab'"),
         ({"max_distance": 0.0}, "larger than 0 and at most 1, got 0.0"),
         ({"max_distance": math.nan}, "larger than 0 and at most 1, got nan"),
+        ({"max_distance": "near"}, "larger than 0 and at most 1, got 'near'"),
         ({"thresholds": []}, r"numbers in \[0, 1\], each larger than the last; got \[\]"),
         ({"thresholds": [0.5, 0.5]}, "each larger than the last"),
         ({"thresholds": [0.5, math.nan]}, "each larger than the last"),
@@ -380,6 +382,13 @@ def test_options_that_cannot_be_are_refused(options: dict[str, Any], message: st
 def test_shapes_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match=r"expected a prediction \[B, 1, H, W\]"):
         BoundaryF().update(torch.zeros(shape), torch.zeros(2, 1, 8, 8))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool])
+def test_whole_numbers_are_no_probabilities(dtype: torch.dtype) -> None:
+    prediction, target = maps()
+    with pytest.raises(DataError, match=f"in floating point or uint8, got {str(dtype).partition('.')[2]}"):
+        BoundaryF().update((255 * prediction).to(dtype), target)
 
 
 WITHOUT_NUMBA = """

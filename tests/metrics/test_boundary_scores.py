@@ -62,6 +62,13 @@ def test_average_precision_is_a_sum_over_a_hundred_and_one_recalls() -> None:
         assert average_precision(CURVE, interpolate=interpolate) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("matched", range(1, 101))
+def test_a_recall_on_the_grid_counts_up_to_itself(matched: int) -> None:
+    """57 of 100 and 57 times a hundredth are not the same floating-point number."""
+    perfect = rows((matched, 100, matched, matched), (0, 100, 0, 0))
+    assert average_precision(perfect, interpolate=False) == pytest.approx(min(1, (matched + 1) / 100))
+
+
 def test_of_one_recall_the_lowest_threshold_counts() -> None:
     doubled = np.concatenate([CURVE[:1], CURVE[:1] + [0, 0, 0, 4], CURVE[1:]])
     assert average_precision(doubled, interpolate=False) == average_precision(CURVE, interpolate=False)

@@ -218,6 +218,59 @@ def test_a_target_of_zeros_and_ones_needs_a_scale(tmp_path: Path) -> None:
     assert found["miou"] == 1.0
 
 
+def test_ones_are_full_in_a_target_that_also_has_255(tmp_path: Path) -> None:
+    """0, 1 and 255 are how the published data sets mark the foreground and the unknown."""
+    prediction, target = np.full((4, 4), 200, np.uint8), np.eye(4, dtype=np.uint8)
+    target[0, 1:] = 255
+    with pytest.raises(DataError, match="1 if 1 is full, and 255 as unknown"):
+        one_pair(tmp_path, "saliency", prediction, target)
+    prediction[target == 0] = 0
+    encodings = {"saliency": {"scale": 1, "unknown": [255]}}
+    assert one_pair(tmp_path, "saliency", prediction, target, target_encodings=encodings)["miou"] == 1.0
+
+
+@pytest.mark.parametrize("task", ["edges", "saliency"])
+def test_predictions_of_zeros_and_ones_need_a_scale(tmp_path: Path, task: str) -> None:
+    target = random_maps(0)[task]
+    prediction = (target > 0).astype(np.uint8)
+    with pytest.raises(DataError, match=r"p/x\.png: no prediction of task '\w+' goes beyond 1.*the scale"):
+        one_pair(tmp_path, task, prediction, target)
+    found = one_pair(tmp_path, task, prediction, target, prediction_encodings={task: {"scale": 1}})
+    assert found[{"edges": "ods", "saliency": "miou"}[task]] == 1.0
+
+
+def test_one_faint_prediction_among_others_needs_no_scale(folders: tuple[Path, Path]) -> None:
+    write(folders[0] / "saliency" / "a.png", np.eye(16, 20, dtype=np.uint8))
+    assert score_folders(*folders, only("saliency")).images == 3
+
+
+@pytest.mark.parametrize("task", ["edges", "saliency"])
+@pytest.mark.parametrize(
+    ("factor", "offset", "kind"), [(255, 0, np.float32), (8, -4, np.float64), (65535, 0, np.uint16)]
+)
+def test_what_are_no_probabilities_is_refused(
+    tmp_path: Path, task: str, factor: float, offset: float, kind: type
+) -> None:
+    """Fractions of 255 as floats, logits, and pictures of 16 bits."""
+    prediction = (np.linspace(0, 1, 320).reshape(16, 20) * factor + offset).astype(kind)
+    with pytest.raises(DataError, match=r"p/x\.\w+: expected probabilities from 0 to 1 .*declare the scale"):
+        one_pair(tmp_path, task, prediction, random_maps(0)[task])
+
+
+def test_a_declared_scale_makes_probabilities_of_16_bits(tmp_path: Path) -> None:
+    prediction, target = random_maps(1)["saliency"], random_maps(0)["saliency"]
+    expected = one_pair(tmp_path / "8", "saliency", prediction, target)
+    wide = prediction.astype(np.uint16) * 257
+    encodings = {"saliency": {"scale": 1 / 65535}}
+    found = one_pair(tmp_path / "16", "saliency", wide, target, prediction_encodings=encodings)
+    assert found == pytest.approx(expected)
+
+
+def test_a_probability_may_leave_its_range_by_rounding(tmp_path: Path) -> None:
+    prediction = np.full((16, 20), 1 + 1e-6, np.float32)
+    assert one_pair(tmp_path, "saliency", prediction, np.full((16, 20), 255, np.uint8))["miou"] == 1.0
+
+
 def test_a_prediction_of_255_is_no_class_and_a_miss(tmp_path: Path) -> None:
     target = np.zeros((2, 2), np.uint8)
     target[0, 0] = 255
@@ -246,6 +299,26 @@ def test_annotators_may_be_folders_or_layers(tmp_path: Path) -> None:
     metric = task.metric()
     metric.update(torch.from_numpy(prediction)[None, None], torch.from_numpy(layers)[None] / 255)
     assert by_folder == metric.compute()
+
+
+def test_folders_in_ids_are_no_annotators(tmp_path: Path) -> None:
+    maps = [random_maps(seed)["edges"] for seed in range(4)]
+    for side, (first, second) in (("p", maps[:2]), ("t", maps[2:])):
+        write(tmp_path / side / "here" / "1.png", first)
+        write(tmp_path / side / "there" / "2.png", second)
+        write(tmp_path / f"{side} flat" / "1.png", first)
+        write(tmp_path / f"{side} flat" / "2.png", second)
+    nested, flat = (
+        score_folders(tmp_path / f"p{end}", tmp_path / f"t{end}", only("edges")) for end in ("", " flat")
+    )
+    assert nested.images == 2
+    assert nested.by_task == flat.by_task
+    for person in ("A", "B"):
+        write(tmp_path / "people" / person / "here" / "1.png", maps[2])
+        write(tmp_path / "people" / person / "there" / "2.png", maps[3])
+    assert score_folders(tmp_path / "p", tmp_path / "people", only("edges"))["edges"] == pytest.approx(
+        nested["edges"]
+    )
 
 
 # --- what does not fit -----------------------------------------------------------------------------------
@@ -315,6 +388,10 @@ def test_a_constant_stays_constant_when_it_is_resized(tmp_path: Path) -> None:
             r"encoding of targets is given for 'dept' \(did you mean 'depth'",
         ),
         ({"prediction_encodings": {"depth": {"scal": 1}}}, "task 'depth' has no option 'scal'.*'scale'"),
+        (
+            {"measuring": {"max_distance": 0.01}},
+            "measuring has 'max_distance', which no task takes; .* nothing",
+        ),
         ({"prediction_encodings": {"depth": {"scale": "mm"}}}, "'scale' of the encoding .*must be a number"),
     ],
 )
@@ -324,6 +401,23 @@ def test_an_option_that_cannot_be_is_refused(
     with pytest.raises(ConfigurationError, match=text) as caught:
         score_folders(*folders, only("depth"), **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("measuring", "text"),
+    [
+        ({"max_distanc": 0.01}, "'max_distanc', which no task takes .did you mean 'max_distance'"),
+        ({"max_distance": "far"}, "max_distance is a fraction .* got 'far'"),
+    ],
+)
+def test_what_the_data_says_must_mean_something(
+    folders: tuple[Path, Path], measuring: dict[str, Any], text: str
+) -> None:
+    tasks = parse({"edges": {"kind": "edges"}})
+    with pytest.raises(ConfigurationError, match=text):
+        score_folders(*folders, tasks, measuring=measuring)
+    for protocol in ("plain", "invpt"):  # of which only the second takes it
+        score_folders(*folders, tasks, measuring={"outline": True}, protocol=protocol)
 
 
 def test_folders_that_are_not_there_are_named(folders: tuple[Path, Path], tmp_path: Path) -> None:

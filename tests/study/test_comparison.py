@@ -60,6 +60,22 @@ def test_a_score_that_is_no_number_gives_no_gain_and_a_dash(lost: float) -> None
         assert next(odd.lines()).texts == ("2.0", "40.0", "–")
 
 
+def test_where_the_reference_scores_zero_there_is_no_gain_and_a_sentence_says_so() -> None:
+    odd = comparison(arm("single-task", 0.0, 0.5), arm("multi-task", 0.4, 0.5))
+    assert odd.gains(odd.arm("multi-task")) == {}
+    assert "No relative gain: single-task scores 0 in mIoU of semantic." in odd.sentences()
+    assert "relative gain" not in odd.markdown()
+    other = comparison(arm("single-task", 0.4, 0.5), arm("multi-task", 0.0, 0.5))
+    assert other.gains(other.arm("multi-task"))["semantic"] == -100
+
+
+@pytest.mark.parametrize("lost", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_can_be_written(lost: float) -> None:
+    odd = comparison(arm("single-task", 0.4, 0.5), arm("multi-task", 0.4, lost))
+    rmse = next(line for line in json.loads(odd.to_json())["lines"] if line["section"] == "depth")
+    assert rmse["values"] == [1.0, 0.5, None]
+
+
 def test_every_format_has_every_column_and_line() -> None:
     made = two()
     assert made.columns == (CONSTANT, "single-task (2 networks)", "multi-task")

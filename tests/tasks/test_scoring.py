@@ -105,6 +105,14 @@ def test_edges_take_their_distance_from_the_data_unless_the_task_says_it() -> No
         assert metric_of("edges", protocol, data, max_distance=0.02).max_distance == 0.02
 
 
+def test_inverse_depth_of_zero_is_far_away_in_plain_and_unknown_in_mtan() -> None:
+    prediction, target = torch.full((1, 1, 1, 4), 0.5), torch.tensor([[[[0.0, 0.0, 0.5, 1.0]]]])
+    for protocol, error in (("plain", 1.5 / 4), ("mtan", 0.5 / 2)):
+        metric = metric_of("inverse_depth", protocol)
+        metric.update(prediction, target)
+        assert metric.compute()["abs_err"] == error
+
+
 QUANTISED = {
     ("saliency", "plain"): False,
     ("saliency", "survey"): True,

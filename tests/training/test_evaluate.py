@@ -164,6 +164,18 @@ def test_scores_are_written_and_read_back(tmp_path: Path) -> None:
     assert rows == 3
 
 
+def test_an_infinite_score_can_be_written_and_shown(tmp_path: Path) -> None:
+    scores = Scores.of(TASKS, {"depth": {"rmse": math.inf}}, split="val", images=3)
+    scores.save(tmp_path / "scores.json")
+    assert math.isnan(Scores.load(tmp_path / "scores.json")["depth"]["rmse"])
+    assert scores.table().row_count == 1
+
+
+def test_a_table_says_how_many_images_were_scored() -> None:
+    for split, images, title in (("val", 3, "val, 3 images"), ("", 1, "1 image"), ("", 0, None)):
+        assert Scores.of(TASKS, {}, split=split, images=images).table().title == title
+
+
 def test_scores_say_their_protocol_wherever_they_are_shown(tmp_path: Path) -> None:
     task = TASKS[1].scored("survey")
     scores = Scores.of([task], {"depth": {"rmse": 0.5, "delta1": 0.9, "abs_rel": 0.1}}, split="val", images=3)

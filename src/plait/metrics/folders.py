@@ -4,8 +4,9 @@
 
     PREDICTIONS/TASK/ID.EXT     or PREDICTIONS/ID.EXT where there is one task
     TARGETS/TASK/ID.EXT         likewise; an ID may hold folders, as in city/frame
-    TARGETS/TASK/ANNOTATOR/ID.EXT   for a task with several annotators (edges), one folder each; or one
-                                array [A, H, W] in an .npy, .npz or .mat file
+    TARGETS/TASK/ANNOTATOR/ID.EXT   for a task with several annotators (edges), one folder each, if no
+                                prediction is called ANNOTATOR/ID; or one array [A, H, W] in an .npy,
+                                .npz or .mat file
 
 Files are PNG, TIFF, ``.npy``, ``.npz`` or ``.mat`` (or JPEG and WebP, which change numbers). What their
 numbers mean, unless an encoding says otherwise:
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 Missing = Literal["refuse", "skip"]
 Encodings = Mapping[str, Mapping[str, Any]]
 T = TypeVar("T")
+TOLERANCE = 1e-3
+"""By how much a probability may leave [0, 1], as rounding makes it."""
 
 
 def score_folders(
@@ -74,7 +77,8 @@ def score_folders(
         targets: The folder of the labels.
         tasks: What is scored, as :func:`plait.tasks.parse` makes them; auxiliary ones are not.
         protocol: By whose rules, of :data:`plait.metrics.PROTOCOLS`.
-        measuring: What measures must know of the data, for instance ``{"max_distance": 0.011}``.
+        measuring: What measures must know of the data, for instance ``{"max_distance": 0.011}``; what no
+            task would take by any protocol is refused.
         prediction_encodings: ``{task: {option: value}}`` where predictions are not stored as above; the
             options are those of :class:`plait.data.encodings.Encoding`, such as ``scale`` or ``axes``.
         target_encodings: The same of the targets, for instance ``{"depth": {"scale": 0.001}}``.
@@ -99,8 +103,9 @@ def score_folders(
     scored = [task.scored(protocol, measuring) for task in tasks if not task.auxiliary]
     if not scored:
         raise ConfigurationError("expected at least one task that is not auxiliary to score, got none")
+    _check_measuring(tasks, measuring or {})
     ours = _side(Path(predictions), scored, prediction_encodings, "predictions")
-    theirs = _side(Path(targets), scored, target_encodings, "targets")
+    theirs = _side(Path(targets), scored, target_encodings, "targets", beside=ours)
     pairs = [pair for task in scored for pair in _pairs(task, ours[task.name], theirs[task.name], missing)]
     metrics: dict[str, Metric] = {}
     images = set()
@@ -212,8 +217,25 @@ class _Pair:
         return metric
 
 
-def _side(folder: Path, tasks: Sequence[Task], given: Encodings | None, side: str) -> dict[str, _Files]:
-    """The files of every task in a folder of predictions or of targets."""
+def _check_measuring(tasks: Sequence[Task], measuring: Mapping[str, Any]) -> None:
+    """Refuses what no protocol's measures of the tasks would take."""
+    taken = {name: None for task in tasks for scoring in task.scoring.values() for name in scoring.takes}
+    for name in measuring:
+        if name not in taken:
+            raise ConfigurationError(
+                f"measuring has {name!r}, which no task takes{nearest(str(name), taken)}; "
+                f"they take {', '.join(taken) or 'nothing'}"
+            )
+
+
+def _side(
+    folder: Path,
+    tasks: Sequence[Task],
+    given: Encodings | None,
+    side: str,
+    beside: Mapping[str, _Files] | None = None,
+) -> dict[str, _Files]:
+    """The files of every task in a folder of predictions or, ``beside`` those, of targets."""
     given = given or {}
     for name in given:
         if name not in (names := [task.name for task in tasks]):
@@ -230,10 +252,10 @@ def _side(folder: Path, tasks: Sequence[Task], given: Encodings | None, side: st
             if len(tasks) > 1:
                 raise DataError(f"{own}: expected a folder with the {side} of task {task.name!r}, found none")
             own = folder
-        several = side == "targets" and task.several_targets
         options = given.get(task.name, {})
-        encoding = _encoding(task, options, is_target=side == "targets")
-        found[task.name] = _Files(own, _listed(own, several=several), encoding, frozenset(options))
+        encoding = _encoding(task, options, is_target=beside is not None)
+        predicted = beside[task.name].by_id if beside is not None and task.several_targets else None
+        found[task.name] = _Files(own, _listed(own, predicted), encoding, frozenset(options))
     return found
 
 
@@ -254,8 +276,11 @@ def _encoding(task: Task, given: Mapping[str, Any], *, is_target: bool) -> Encod
     return Encoding(**options)
 
 
-def _listed(folder: Path, *, several: bool) -> dict[str, tuple[Path, ...]]:
-    """``{id: files}`` in the order of ids; with ``several``, folders of annotators may lie in between."""
+def _listed(folder: Path, predicted: Collection[str] | None = None) -> dict[str, tuple[Path, ...]]:
+    """``{id: files}`` in the order of ids.
+
+    Beside ids that are ``predicted`` the first folders may be annotators: they are, if no id with them is.
+    """
     from plait.data.encodings import SUFFIXES
 
     def maps(place: Path, paths: Iterable[Path]) -> dict[str, Path]:
@@ -269,10 +294,10 @@ def _listed(folder: Path, *, several: bool) -> dict[str, tuple[Path, ...]]:
             found[name] = path
         return found
 
-    direct = maps(folder, folder.iterdir())
-    if direct or not several:
-        return {name: (path,) for name, path in sorted(maps(folder, folder.rglob("*")).items())}
-    annotators = [maps(place, place.iterdir()) for place in sorted(folder.iterdir()) if place.is_dir()]
+    every = maps(folder, folder.rglob("*"))
+    if predicted is None or any("/" not in name or name in predicted for name in every):
+        return {name: (path,) for name, path in sorted(every.items())}
+    annotators = [maps(place, place.rglob("*")) for place in sorted(folder.iterdir()) if place.is_dir()]
     ids = sorted({name for annotator in annotators for name in annotator})
     return {name: tuple(a[name] for a in annotators if name in a) for name in ids}
 
@@ -301,7 +326,27 @@ def _pairs(task: Task, predictions: _Files, targets: _Files, missing: Missing) -
             f"{predictions.folder}: no prediction of task {task.name!r} has the name of a target in "
             f"{targets.folder}, such as {next(iter(targets.by_id))!r}"
         )
+    _check_fullness(task, predictions, pairs)
     return pairs
+
+
+def _check_fullness(task: Task, predictions: _Files, pairs: Sequence[_Pair]) -> None:
+    """Refuses 8-bit masks of which none goes beyond 1, where 255 is full; most end this at the first file."""
+    from plait.data.labels import Mask
+
+    if not issubclass(task.label_type, Mask) or predictions.declared:
+        return
+    first = None
+    for pair in pairs:
+        stored = _numbers(task, pair.prediction, predictions)
+        if stored.dtype.kind not in "iu" or (stored > 1).any():
+            return
+        first = first or (pair.prediction if stored.any() else None)
+    if first is not None:
+        raise DataError(
+            f"{first}: no prediction of task {task.name!r} goes beyond 1, where 1 would mean 1/255: declare "
+            f"the scale of predictions, 1 if 1 is full"
+        )
 
 
 def _counts(task: Task, target: Tensor) -> bool:
@@ -324,7 +369,7 @@ def _target(task: Task, paths: Sequence[Path], side: _Files) -> Tensor:
             if issubclass(task.label_type, Mask) and not side.declared and _counts_to_one(one):
                 raise DataError(
                     f"{path}: holds whole numbers up to 1, where 1 would mean 1/255: declare the scale, 1 if "
-                    f"1 is full"
+                    f"1 is full, and 255 as unknown if it is"
                 )
             label = decode(one, _meaning(side, one, is_target=True), name=str(path)).as_subclass(Tensor)
             check_label(task, label, str(path))
@@ -336,7 +381,8 @@ def _target(task: Task, paths: Sequence[Path], side: _Files) -> Tensor:
 
 
 def _counts_to_one(stored: Array) -> bool:
-    return stored.dtype.kind in "iu" and stored.size > 0 and int(stored.max()) == 1
+    """Whether 1 seems to be full: there are ones, and nothing else but 0 and, as of the unknown, 255."""
+    return stored.dtype.kind in "iu" and bool((stored == 1).any() and np.isin(stored, (0, 1, 255)).all())
 
 
 def _prediction(task: Task, path: Path, side: _Files) -> Tensor:
@@ -355,6 +401,13 @@ def _prediction(task: Task, path: Path, side: _Files) -> Tensor:
         # A vector without length is a prediction all the same: 90 degrees from everything.
         given = torch.from_numpy(np.isfinite(stored).all(-1))
         label = label.where(label.isfinite() | ~given, 0.0)
+    if task.label_type is Mask:
+        outside = label[label.isfinite() & ((label < -TOLERANCE) | (label > 1 + TOLERANCE))]
+        if len(outside):
+            raise DataError(
+                f"{path}: expected probabilities from 0 to 1 for task {task.name!r}, got {outside[0]:g}: "
+                f"declare the scale of predictions, or write probabilities"
+            )
     return torch.as_tensor(label)
 
 

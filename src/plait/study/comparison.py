@@ -147,10 +147,10 @@ class Comparison:
     def gains(self, arm: Arm) -> dict[str, float]:
         """Relative gain of each task, and ``mean``, in percent over the reference; positive is better.
 
-        Empty for the reference itself, without a reference, and for an arm that lacks one of its tasks: a
-        mean over fewer tasks would not compare.
+        Empty for the reference itself, without a reference, for an arm that lacks one of its tasks (a mean
+        over fewer tasks would not compare), and where the reference scores 0, to which nothing is relative.
         """
-        if self.reference is None or arm.name == self.reference or not arm.comparable:
+        if self.reference is None or arm.name == self.reference or not arm.comparable or self.zeros:
             return {}
         single = self.arm(self.reference).scores
         entering = self.entering
@@ -169,6 +169,19 @@ class Comparison:
             variant=self.variant,
         )
         return {**{task: 100 * value for task, value in gain.per_task.items()}, "mean": 100 * gain.mean}
+
+    @property
+    def zeros(self) -> list[str]:
+        """The reference's scores that are 0 and would enter the relative gain."""
+        if self.reference is None:
+            return []
+        single = self.arm(self.reference).scores
+        return [
+            f"{measure.title} of {task}"
+            for task, measures in self.entering.items()
+            for measure in measures
+            if single.get(task, {}).get(measure.name) == 0
+        ]
 
     @property
     def entering(self) -> dict[str, tuple[Measure, ...]]:
@@ -301,7 +314,7 @@ class Comparison:
                     "measure": x.title,
                     "protocol": x.protocol or None,
                     "better": x.direction,
-                    "values": list(x.values),
+                    "values": [v if v is None or math.isfinite(v) else None for v in x.values],
                 }
                 for x in self.lines()
             ],
@@ -328,6 +341,8 @@ class Comparison:
                 f"a mean relative gain of {show(gains['mean'], 1, sign=True)} % over {self.gained_over()}."
             )
             said.extend(cost_sentence(arm, single))
+        if self.zeros:
+            said.append(f"No relative gain: {self.reference} scores 0 in {join(self.zeros)}.")
         if self.constant is not None:
             said.extend(self.below_constant())
         return said

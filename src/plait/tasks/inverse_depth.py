@@ -22,7 +22,10 @@ MEASURES = (
 )
 SCORING: Mapping[str, Scoring] = {
     "plain": Scoring(AbsoluteErrors, MEASURES),
-    "mtan": Scoring(AbsoluteErrors, tuple(measure.under("mtan") for measure in MEASURES[:2])),
+    # Its code takes a target of 0 as unknown, not as infinitely far.
+    "mtan": Scoring(
+        partial(AbsoluteErrors, zero_is_known=False), tuple(measure.under("mtan") for measure in MEASURES[:2])
+    ),
 }
 
 

@@ -58,7 +58,10 @@ class Scores(Mapping[str, Mapping[str, float]]):
         """A table for the terminal: a row a measure with its protocol and direction, shares in percent."""
         from rich.table import Table
 
-        table = Table(title=f"{self.split}, {self.images} images" if self.split else None)
+        about = [self.split] * bool(self.split) + [f"{self.images} image{'s' * (self.images != 1)}"] * bool(
+            self.images
+        )
+        table = Table(title=", ".join(about) or None)
         table.add_column("task")
         table.add_column("measure")
         table.add_column("protocol")
@@ -76,12 +79,12 @@ class Scores(Mapping[str, Mapping[str, float]]):
         return table
 
     def json(self) -> str:
-        """As JSON text; NaN becomes null."""
+        """As JSON text; what is not finite becomes null."""
         about = {
             "split": self.split,
             "images": self.images,
             "scores": {
-                task: {name: None if math.isnan(value) else value for name, value in numbers.items()}
+                task: {name: value if math.isfinite(value) else None for name, value in numbers.items()}
                 for task, numbers in self.by_task.items()
             },
             "measures": {

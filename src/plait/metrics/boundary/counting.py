@@ -48,7 +48,7 @@ def match_counts(
 
     Raises:
         ConfigurationError: If an option cannot be.
-        DataError: If the shapes do not fit.
+        DataError: If the shapes do not fit, or the prediction is of whole numbers other than uint8.
     """
     rules = resolve(protocol, outline=outline, nms=nms, thresholds=thresholds)
     check_distance(max_distance)
@@ -57,15 +57,20 @@ def match_counts(
             f"expected a prediction [H, W] and targets [A, H, W] of the same size, "
             f"got {list(prediction.shape)} and {list(targets.shape)}"
         )
+    if prediction.dtype != np.uint8 and prediction.dtype.kind != "f":
+        raise DataError(
+            f"expected a prediction of probabilities, in floating point or uint8, got {prediction.dtype}"
+        )
     known = np.isfinite(targets).all(0)
     true = [true_pixels(target, known, rules) for target in targets]
     passed = thresholds_passed(prediction, rules)
     level_of = distinct_levels(passed, len(rules.thresholds))
     maps = NestedMaps(passed)
-    predicted = {level: kept(maps.thinned(level), known) for level in set(level_of)}
+    pixels = maps.thinned if rules.thin_prediction else maps.whole
+    predicted = {level: kept(pixels(level), known) for level in set(level_of)}
     rows_of, union = rows_in_union(predicted, known.size)
     counts: dict[int, NDArray[np.int64]] = {}
-    graphs = [candidates(union, pixels, (passed.shape[0], passed.shape[1]), max_distance) for pixels in true]
+    graphs = [candidates(union, each, (passed.shape[0], passed.shape[1]), max_distance) for each in true]
     for level, rows in rows_of.items():
         matched = [partners(graph, rows, exact_objective, len(true)) >= 0 for graph in graphs]
         counts[level] = np.array(
@@ -81,10 +86,10 @@ def match_counts(
 
 def check_distance(max_distance: float) -> None:
     """Raises :class:`ConfigurationError` unless the distance is a fraction of the diagonal."""
-    if not 0 < max_distance <= 1:
+    if not isinstance(max_distance, int | float) or not 0 < max_distance <= 1:
         raise ConfigurationError(
             f"max_distance is a fraction of the image's diagonal, larger than 0 and at most 1, "
-            f"got {max_distance}"
+            f"got {max_distance!r}"
         )
 
 

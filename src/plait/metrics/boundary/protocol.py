@@ -24,6 +24,7 @@ class Protocol:
         above: A pixel passes a threshold only above it; otherwise from it on.
         eight_bit: Probabilities are truncated to 8 bits first, as by writing them to a PNG.
         nms: Non-maximum suppression, in single precision.
+        thin_prediction: The binary maps of the prediction are thinned.
         thin_target: The target is thinned.
         interpolate: ODS is also looked for between neighbouring thresholds, and a precision of 0 / 0 is 0
             instead of 1 (pdollar's scores instead of seism's).
@@ -34,6 +35,7 @@ class Protocol:
     above: bool = False
     eight_bit: bool = False
     nms: bool = False
+    thin_prediction: bool = True
     thin_target: bool = True
     interpolate: bool = False
     outline: bool = False

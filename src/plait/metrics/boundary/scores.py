@@ -90,5 +90,5 @@ def average_precision(counts: Counts, *, interpolate: bool) -> float:
     recall, first = np.unique(recall, return_index=True)
     if len(recall) < 2:
         return 0.0
-    grid = np.linspace(0, 1, 101)
+    grid = np.arange(101) / 100  # each as a share of counts is rounded: 0.57 is 57 / 100
     return min(1.0, float(np.interp(grid, recall, precision[first], left=0, right=0).sum() / 100))

@@ -49,6 +49,10 @@ class NestedMaps:
         lowest[1:-1, 1:-1] = np.minimum(np.minimum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
         self._padded, self._lowest = padded, lowest
 
+    def whole(self, level: int) -> NDArray[np.int64]:
+        """The pixels of one map, ascending, as places in the flattened image."""
+        return np.flatnonzero(self.passed > level)
+
     def thinned(self, level: int) -> NDArray[np.int64]:
         """The pixels left of one map by thinning, ascending, as places in the flattened image."""
         if numba() is None:
