@@ -55,11 +55,14 @@ class Partial:
             same ``fraction`` of the samples.
         fraction: Of the samples that have a label, for all labels or ``{label: fraction}``.
         seed: Decides which; of its own, so that runs of several training seeds see the same labels.
+        among: The labels that ``one_label`` and ``random`` choose among; None for those of the tasks. Name
+            all of them where networks of fewer tasks, such as single-task ones, are compared.
     """
 
     keep: Literal["one_label", "random", "fraction"] = "one_label"
     fraction: float | dict[str, float] | None = None
     seed: int = 0
+    among: list[str] | None = None
 
     def check(self) -> None:
         """Raises :class:`ConfigurationError` if the fraction is not one, or says nothing."""
@@ -67,6 +70,8 @@ class Partial:
             only = f"left out where data.partial.keep is {self.keep!r}"
             require(self.fraction is None, "data.partial.fraction", only, self.fraction)
             return
+        only = "left out where data.partial.keep is 'fraction', which hides each label on its own"
+        require(self.among is None, "data.partial.among", only, self.among)
         named_fractions = self.fraction if isinstance(self.fraction, dict) else {"": self.fraction}
         for label, part in named_fractions.items():
             key = f"data.partial.fraction.{label}".rstrip(".")
@@ -618,6 +623,8 @@ def check_keys(kind: type, tree: object, place: str = "") -> None:
                 f"unknown key {here!r}{nearest(str(key), known)}; known are {', '.join(known)}"
             )
         inner = known[key]
+        if isinstance(value, Mapping):  # of ``Partial | None``, say, it can only be the former
+            inner = next((part for part in typing.get_args(inner) if dataclasses.is_dataclass(part)), inner)
         if dataclasses.is_dataclass(inner) and isinstance(inner, type):
             check_keys(inner, value, here)
         elif typing.get_origin(inner) is list and isinstance(value, list):

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from plait.data.labels import Depth, InverseDepth
+from plait.data.labels import Depth, InverseDepth, Semantic
 from plait.data.sample import Geometry, Sample
 from plait.data.transforms import Augmentation, EvaluationResize, random_numbers, undo, warp_label
 from plait.data.warp import Memory, Warp
 from plait.errors import ConfigurationError, DataError
+from plait.training.fit import make_augmentation
 
 
 def random_sample(size: tuple[int, int] = (24, 32), seed: int = 0) -> Sample:
@@ -88,6 +94,47 @@ def test_a_view_has_its_size_and_its_range(
     assert after.image.dtype == torch.float32
     assert 0 <= after.image.min() <= after.image.max() <= 1
     assert after.targets["depth"].shape == (1, *size)
+
+
+def test_the_survey_s_zoom_on_nyud_is_about_the_middle_and_brings_depth_closer() -> None:
+    """Flip, a zoom by 1, 1.2 or 1.5 without a crop at random, nearest labels, depth over the zoom."""
+    height, width = 30, 41
+    places = torch.arange(height * width).view(1, height, width)
+    sample = Sample(
+        "a",
+        torch.zeros(3, height, width, dtype=torch.uint8),
+        {"semantic": Semantic(places), "depth": Depth(1 + places.float())},
+        Geometry((height, width)),
+    )
+    view = Augmentation((height, width), scales=(1.0, 1.2, 1.5), crop=False, colour=0)
+    seen: Counter[tuple[float, bool]] = Counter()
+    for epoch in range(120):
+        made = view(sample, random_numbers(0, epoch, "a"))
+        found = made.targets["semantic"].as_subclass(Tensor)[0]
+        for factor, flipped in itertools.product((1.0, 1.2, 1.5), (False, True)):
+            rows, columns = (
+                (torch.arange(side, dtype=torch.float64) + 0.5 - side / 2) / factor + side / 2
+                for side in (height, width)
+            )
+            columns = columns.flip(0) if flipped else columns
+            expected = places[0][rows.floor().long()][:, columns.floor().long()]
+            clear = [(where - where.round()).abs() > 1e-9 for where in (rows, columns)]  # of a pixel's border
+            sure = clear[0][:, None] & clear[1]
+            if torch.equal(found[sure], expected[sure]):
+                seen[factor, flipped] += 1
+                depth = made.targets["depth"].as_subclass(Tensor)[0]
+                torch.testing.assert_close(depth, (1 + found.float()) / factor)
+    assert sum(seen.values()) == 120
+    assert len(seen) == 6
+    assert min(seen.values()) > 8
+
+
+def test_the_options_that_the_docs_give_for_papers_are_options() -> None:
+    page = Path(__file__).parents[2] / "docs" / "training.md"
+    given = re.findall(r"^\| (?:the survey|ATRC).*`({size.*})` \|$", page.read_text(encoding="utf-8"), re.M)
+    assert len(given) == 4
+    for options in given:
+        assert make_augmentation(yaml.safe_load(options)).flip == 0.5
 
 
 def test_every_window_is_equally_likely_and_both_borders_are_reached() -> None:

@@ -15,10 +15,11 @@ from torch import Tensor
 from plait.config import Recipe, parse, replace
 from plait.data.device import DrawnBatch
 from plait.data.labels import Depth, InverseDepth, Label, Mask, Normals, Semantic
-from plait.data.loader import drawn_batches, train_batches
+from plait.data.loader import drawn_batches, evaluation_batches, train_batches
 from plait.data.sample import Batch, Geometry, Sample
 from plait.data.transforms import DEVICE_KERNELS, KERNELS, Augmentation
 from plait.errors import ConfigurationError
+from plait.study.diagnosis.measure import measure_now
 from plait.tasks import parse as parse_tasks
 from plait.testing import write_tiny_rooms
 from plait.training.checkpoint import read_tensors
@@ -209,6 +210,32 @@ def test_what_is_shipped_is_what_was_read() -> None:
                 )
 
 
+@pytest.mark.parametrize("name", ["as it is", "flipped", "colour", "turned and smoothed"])
+def test_the_data_set_s_own_memory_is_left_alone(name: str) -> None:
+    class Kept(Noise):
+        def __init__(self) -> None:
+            super().__init__(count=4)
+            self.samples = [Noise.__getitem__(self, place) for place in range(4)]
+
+        def __getitem__(self, place: int) -> Sample:
+            return self.samples[place]
+
+    data = Kept()
+    before = [[sample.image, *sample.targets.values()] for sample in data.samples]
+    copies = [[maps.clone() for maps in sample] for sample in before]
+    view = Augmentation((33, 45), **VIEWS[name])
+    for made in (
+        *(batch for pair in both(data, view) for batch in pair),
+        *evaluation_batches(data, TASKS, None, NORMALISATION),
+    ):
+        made.images.zero_()
+        for target in made.targets.values():
+            target.zero_()
+    for sample, copy in zip(before, copies, strict=True):
+        for maps, expected in zip(sample, copy, strict=True):
+            torch.testing.assert_close(maps, expected, rtol=0, atol=0, equal_nan=True)
+
+
 def test_processes_and_sampling_are_those_of_the_loader() -> None:
     view = Augmentation((16, 20))
     for rank in (0, 1):
@@ -286,6 +313,16 @@ def test_a_run_is_reproducible_and_resumes(recipe: Recipe, tmp_path: Path) -> No
     expected, found = weights(tmp_path / "whole"), weights(tmp_path / "run")
     assert expected.keys() == found.keys()
     assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+def test_what_is_measured_beside_a_run_works_on_views_made_there(recipe: Recipe, tmp_path: Path) -> None:
+    every = {"training.affinity_every": 3, "training.diagnose_every": 3, "training.steps": 3}
+    run = train(replace(recipe, {**every, "balancer": "mgda"}), tmp_path / "run", progress=False)
+    assert any("affinity" in line for line in run.log)
+    assert any("gradients" in line for line in run.log)
+    (line,) = measure_now(run, 1)
+    assert set(line["gradients"]["whole"]["norm"]) == set(recipe.tasks)
+    assert run.evaluate("val").keys() == recipe.tasks.keys()
 
 
 def test_a_run_learns_what_the_loader_s_would(recipe: Recipe, tmp_path: Path) -> None:

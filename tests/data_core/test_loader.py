@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from plait.data.labels import Depth, Label, Semantic
-from plait.data.loader import ahead, evaluation_batches, train_batches
+from plait.data.loader import ahead, drawn_batches, evaluation_batches, train_batches
 from plait.data.rooms.dataset import Rooms
 from plait.data.sample import Batch, Geometry, Sample
 from plait.data.sampling import epoch_order
@@ -249,6 +249,24 @@ def test_labels_out_of_range_are_named(broken: Label, sentence: str) -> None:
         list(evaluation_batches(data, TASKS, batch_size=1))
     with pytest.raises(DataError, match=sentence):
         take(train_batches(data, TASKS, VIEW, batch_size=1), 4)
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [(torch.rand(3, 24, 32), "float32"), (torch.zeros(1, 24, 32, dtype=torch.uint8), "1, 24, 32")],
+)
+def test_an_image_of_another_type_is_named(image: Tensor, found: str) -> None:
+    """On the way to the device, too: a float image in [0, 1] would become black there."""
+
+    class Odd(Pictures):
+        def __getitem__(self, place: int) -> Sample:
+            return replace(super().__getitem__(place), image=image)
+
+    for give in (train_batches, drawn_batches):
+        with pytest.raises(DataError, match=rf"sample p.: expected an image uint8 .*{found}"):
+            next(give(Odd(2), TASKS, VIEW, batch_size=1))
+    with pytest.raises(DataError, match="sample p0: expected an image uint8"):
+        next(evaluation_batches(Odd(2), TASKS, batch_size=1))
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plait.config import parse
+from plait.config import parse, replace
 from plait.data.labels import Depth, Label, Mask, Normals, Semantic
 from plait.data.partial import PartialLabels, labels_of
 from plait.data.rooms.dataset import Rooms
 from plait.data.sample import Geometry, Sample
-from plait.errors import ConfigurationError
+from plait.data.sampling import make_sampler
+from plait.errors import ConfigurationError, DataError
 from plait.tasks import parse as parse_tasks
 from plait.testing import write_tiny_rooms
 from plait.training.run import make_dataset
@@ -153,6 +154,44 @@ def test_the_choice_is_the_same_in_every_process_and_release(options: dict[str, 
     assert " ".join("".join(sorted(label[0] for label in labels)) for labels in found) == kept
 
 
+@pytest.mark.parametrize("keep", ["one_label", "random"])
+def test_a_network_of_one_task_sees_the_labels_that_one_of_all_tasks_sees_of_it(keep: Any) -> None:
+    data = full(40)
+    every = shown(PartialLabels(data, keep, seed=3))
+    for label in ALL:
+        alone = PartialLabels(full(40, [label]), keep, seed=3, among=data)
+        assert shown(alone) == {name: labels & {label} for name, labels in every.items()}
+        assert 0 < counts(alone)[label] < 40
+        assert counts(PartialLabels(full(40, [label]), keep, seed=3))[label] == 40, "without the others, all"
+
+
+def test_among_goes_by_names_and_must_have_them_all() -> None:
+    data, more = full(6, ["depth"]), full(9)
+    first = shown(PartialLabels(data, among=more))
+    assert first == {name: first[name] for name in data.ids}
+    backwards = Named(more.present_labels, list(reversed(more.ids)))
+    assert shown(PartialLabels(data, among=backwards)) == first
+    with pytest.raises(DataError, match="sample image 3 of train is not there when"):
+        PartialLabels(data, among=full(3))
+
+
+def test_every_sample_is_asked_once_what_it_has() -> None:
+    asked: Counter[int] = Counter()
+
+    class Slow(Named):
+        def present(self, place: int) -> frozenset[str]:
+            asked[place] += 1
+            return super().present(place)
+
+    data = Slow([frozenset(ALL)] * 5, list("abcde"))
+    hidden = PartialLabels(data, "fraction", 0.6)
+    tasks = parse_tasks({"depth": {"kind": "depth"}, "normals": {"kind": "normals"}})
+    for sampling in ("every_task", "per_task"):
+        sampler = make_sampler(sampling, hidden, tasks, 4, 0)
+        assert all(len(sampler(step)) == 4 for step in range(9))
+    assert asked == dict.fromkeys(range(5), 1)
+
+
 def test_a_hidden_label_is_absent_and_the_rest_is_as_it_was() -> None:
     data = full(8)
     dataset = PartialLabels(data, "random")
@@ -233,9 +272,26 @@ def test_a_recipe_hides_labels_of_the_training_split_alone(tmp_path: Path) -> No
         assert all(len(make_dataset(wanted, tasks, split)[place].targets) == 2 for place in range(4))
 
 
+def test_single_task_recipes_see_what_the_multi_task_one_sees(tmp_path: Path) -> None:
+    root = write_tiny_rooms(tmp_path, images=(8, 2, 2), size=(24, 32))
+    both = recipe(root, keep="one_label", among=["semantic", "depth", "normals"])
+    every = shown(make_dataset(both, tuple(parse_tasks(both.tasks)), "train"))  # type: ignore[arg-type]
+    for name, label in (("semseg", "semantic"), ("depth", "depth")):
+        one = replace(both, {"tasks": {name: both.tasks[name]}})
+        alone = make_dataset(one, tuple(parse_tasks(one.tasks)), "train")
+        assert shown(alone) == {name: labels & {label} for name, labels in every.items()}  # type: ignore[arg-type]
+    dealt = Counter(label for labels in every.values() for label in labels)
+    assert dealt["semantic"] + dealt["depth"] in (5, 6), "the rest is dealt to normals, which no task learns"
+    missing = recipe(root, keep="random", among=["semantic"])
+    with pytest.raises(ConfigurationError, match=r"among is \['semantic'\], without 'depth', the label of"):
+        make_dataset(missing, tuple(parse_tasks(missing.tasks)), "train")
+
+
 @pytest.mark.parametrize(
     ("partial", "sentence"),
     [
+        ({"kepe": "random"}, r"unknown key 'data\.partial\.kepe' \(did you mean 'keep'\?\)"),
+        ({"keep": "fraction", "fraction": 0.5, "among": ["depth"]}, r"data\.partial\.among must be left out"),
         ({"keep": "fraction"}, r"data\.partial\.fraction must be in \[0, 1\], got None"),
         ({"keep": "fraction", "fraction": 2}, r"data\.partial\.fraction must be in \[0, 1\], got 2"),
         ({"keep": "fraction", "fraction": {"depth": -1}}, r"data\.partial\.fraction\.depth must be"),

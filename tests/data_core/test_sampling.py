@@ -15,6 +15,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+import plait.data
 from plait.config import Recipe, parse, replace
 from plait.data.labels import Depth, Label, Mask, Semantic
 from plait.data.loader import train_batches
@@ -113,7 +114,7 @@ def test_every_task_has_each_label_in_each_batch_and_each_sample_in_each_epoch(
 ) -> None:
     assume(possible(present, batch_size))
     wanted = frozenset().union(*present)
-    sampler = EveryTask(present, LABELS, batch_size, seed)
+    sampler = EveryTask(present, sorted(wanted), batch_size, seed)
     for number, epoch in enumerate(epochs(sampler, 2)):
         drawn = [draw for batch in epoch for draw in batch]
         assert all(len(batch) == batch_size for batch in epoch)
@@ -126,11 +127,12 @@ def test_every_task_has_each_label_in_each_batch_and_each_sample_in_each_epoch(
 @settings(max_examples=150)
 @given(present=ragged, batch_size=st.integers(1, 4))
 def test_every_task_is_refused_only_where_it_is_impossible(present: Present, batch_size: int) -> None:
+    wanted = sorted(frozenset().union(*present))
     if possible(present, batch_size):
-        EveryTask(present, LABELS, batch_size, seed=0)
+        EveryTask(present, wanted, batch_size, seed=0)
     else:
         with pytest.raises(ConfigurationError, match=r"batch_size to be at least (\d)") as caught:
-            EveryTask(present, LABELS, batch_size, seed=0)
+            EveryTask(present, wanted, batch_size, seed=0)
         least = int(str(caught.value).partition("at least ")[2][0])
         assert possible(present, least)
         assert not possible(present, least - 1)
@@ -148,7 +150,7 @@ def test_every_task_is_shuffling_where_nothing_is_missing(samples: int, batch_si
 
 def test_the_samples_of_a_rare_task_repeat_evenly_and_the_others_hardly() -> None:
     present = [frozenset({"semantic"})] * 90 + [frozenset({"semantic", "depth"})] * 3
-    sampler = EveryTask(present, LABELS, batch_size=4, seed=0)
+    sampler = EveryTask(present, LABELS[:2], batch_size=4, seed=0)
     assert sampler.steps == 30  # 90 samples in three slots of each batch
     for epoch in epochs(sampler, 3):
         seen = Counter(draw.place for batch in epoch for draw in batch)
@@ -188,14 +190,22 @@ def test_per_task_deals_every_batch_evenly() -> None:
         assert drawn == {"semantic": 2, "depth": 2, "edges": 2}
 
 
-def test_per_task_needs_samples_of_each_task() -> None:
-    with pytest.raises(ConfigurationError, match="none of the 4 training samples has 'edges'"):
-        PerTask([frozenset({"semantic", "depth"})] * 4, LABELS, 3, seed=0)
+@pytest.mark.parametrize(("name", "sampler"), [("per_task", PerTask), ("every_task", EveryTask)])
+def test_a_label_that_nobody_has_is_named(name: str, sampler: type[PerTask | EveryTask]) -> None:
+    with pytest.raises(
+        ConfigurationError, match=f"{name} needs .* none of the 4 training samples has 'edges'"
+    ):
+        sampler([frozenset({"semantic", "depth"})] * 4, LABELS, 3, seed=0)
 
 
-def test_a_label_that_nobody_has_is_not_waited_for() -> None:
-    sampler = EveryTask([frozenset({"semantic"})] * 5, LABELS, 2, seed=0)
-    assert sampler.steps == 3
+def test_many_labels_in_a_batch_that_hardly_holds_them() -> None:
+    """Twelve labels in sets of one to three: too many to try all combinations."""
+    labels = [f"label {k}" for k in range(12)]
+    some = [frozenset(two) for two in itertools.combinations(labels, 3)] + [frozenset({k}) for k in labels]
+    sampler = EveryTask(some, labels, batch_size=5, seed=0)
+    (epoch,) = epochs(sampler, 1)
+    assert all(covered(batch, some) == set(labels) for batch in epoch)
+    assert {draw.place for batch in epoch for draw in batch} == set(range(len(some)))
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -339,3 +349,20 @@ def test_half_of_the_labels_train_every_task(half_labelled: Recipe, tmp_path: Pa
         assert all(math.isfinite(loss) and loss > 0 for loss in known)
         if sampling != "shuffled":
             assert len(known) == 12, "each step sees each task"
+
+
+def test_a_run_opens_each_split_once(
+    half_labelled: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listing a folder of a hundred thousand samples takes a while."""
+    opened: Counter[str] = Counter()
+    original = plait.data.create
+
+    def create(*arguments: Any, **options: Any) -> Any:
+        opened[options["split"]] += 1
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(plait.data, "create", create)
+    changes = {"training.steps": 4, "training.validate_every": 1}
+    train(replace(half_labelled, changes), tmp_path / "run", progress=False)
+    assert opened == {"train": 1, "val": 1, "test": 1}

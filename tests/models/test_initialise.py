@@ -234,9 +234,9 @@ def test_a_run_starts_from_others_once_and_needs_nothing_else(
     started: list[dict[str, Tensor]] = []
     original = fit.settled
 
-    def seen(run: Any, model: nn.Module, processes: Any) -> Any:
+    def seen(run: Any, model: nn.Module, *others: Any) -> Any:
         started.append({name: value.clone() for name, value in model.state_dict().items()})
-        return original(run, model, processes)
+        return original(run, model, *others)
 
     monkeypatch.setattr(fit, "settled", seen)
     with pytest.raises(Killed):

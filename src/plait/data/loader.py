@@ -250,10 +250,13 @@ def _middle(height: int) -> slice:
 
 
 def check_sample(sample: Sample, tasks: Sequence[Task]) -> None:
-    """Raises :class:`DataError` if a label is not of its type, size or range; names sample and task."""
+    """Raises :class:`DataError` if image or label is not of its type, size or range; names the sample."""
     from plait.tasks.check import check_label  # tasks import the label types of this package
 
     size = tuple(sample.image.shape[-2:])
+    if sample.image.dtype != torch.uint8 or sample.image.shape[:-2] != (3,):
+        found = f"{str(sample.image.dtype).removeprefix('torch.')} {list(sample.image.shape)}"
+        raise DataError(f"sample {sample.id}: expected an image uint8 [3, H, W], found {found}")
     for task in tasks:
         if task.label not in sample.targets:
             continue

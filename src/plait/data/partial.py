@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from plait.data.labels import Label
 from plait.data.sample import DataSet, Sample
-from plait.errors import ConfigurationError
+from plait.errors import ConfigurationError, DataError
 from plait.registry import nearest
 
 Keep = Literal["one_label", "random", "fraction"]
@@ -53,10 +53,13 @@ class PartialLabels:
         keep: See the table.
         fraction: In [0, 1], for every label or ``{label: fraction}``; a label not named is kept whole.
         seed: Decides which labels are shown.
+        among: The same samples with every label that ``one_label`` and ``random`` choose among; None for
+            ``dataset`` itself. A network of one task then sees the labels that one of all tasks sees of it.
 
     Raises:
         ConfigurationError: If the data set cannot say which labels its samples have, a label is unknown, or
             an option makes no sense.
+        DataError: If ``among`` lacks one of the samples.
 
     Source:
         ``one_label`` and ``random`` are the protocols of Li, Liu and Bilen, Learning Multiple Dense
@@ -70,6 +73,7 @@ class PartialLabels:
         keep: Keep = "one_label",
         fraction: float | Mapping[str, float] | None = None,
         seed: int = 0,
+        among: DataSet | None = None,
     ) -> None:
         known = get_args(Keep)
         if keep not in known:
@@ -82,10 +86,23 @@ class PartialLabels:
         self.split = dataset.split
         self.fields: Mapping[str, type[Label]] = dataset.fields
         self.classes: Mapping[str, Sequence[str]] = dataset.classes
-        ids = [dataset.id(place) for place in range(len(dataset))]
-        present = [labels_of(dataset, place) for place in range(len(dataset))]
-        self._had = Counter(label for labels in present for label in labels)
-        self._kept = _chosen(ids, present, keep, _fractions(keep, fraction, dataset.fields), seed)
+        had = [labels_of(dataset, place) for place in range(len(dataset))]
+        self._had = Counter(label for labels in had for label in labels)
+        fractions = _fractions(keep, fraction, dataset.fields)
+        if among is None:
+            ids = [dataset.id(place) for place in range(len(dataset))]
+            self._kept = _chosen(ids, had, keep, fractions, seed)
+            return
+        ids = [among.id(place) for place in range(len(among))]
+        present = [labels_of(among, place) for place in range(len(among))]
+        chosen = dict(zip(ids, _chosen(ids, present, keep, fractions, seed), strict=True))
+        names = [dataset.id(place) for place in range(len(dataset))]
+        if lost := [name for name in names if name not in chosen]:
+            raise DataError(
+                f"sample {lost[0]} of {dataset.split} is not there when all labels are asked for that are "
+                f"chosen among: give the data set options that leave its samples the same"
+            )
+        self._kept = [chosen[name] & labels for name, labels in zip(names, had, strict=True)]
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "dataset":  # a copy that is being unpickled has no data set yet
@@ -156,11 +173,12 @@ def _chosen(
     kept: list[set[str]] = [set() for _ in ids]
     if keep == "one_label":
         used: Counter[str] = Counter()
+        turn = {label: _number(seed, "", label) for label in set().union(*present)}
         # Samples with the fewest labels have the least choice, so they come first.
         places = sorted(range(len(ids)), key=lambda place: (len(present[place]), _number(seed, ids[place])))
         for place in places:
             if present[place]:
-                label = min(present[place], key=lambda label: (used[label], _number(seed, "", label)))
+                label = min(present[place], key=lambda label: (used[label], turn[label]))
                 used[label] += 1
                 kept[place].add(label)
     for label, fraction in fractions.items():

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import Literal, Protocol, get_args
 
@@ -117,6 +118,16 @@ class Shuffled:
         return Draw(int(order[place]), epoch)
 
 
+def _check_labelled(sampling: Sampling, having: Mapping[str, int], samples: int) -> None:
+    """Raises :class:`ConfigurationError` unless each label is had by a sample."""
+    for label, count in having.items():
+        if not count:
+            raise ConfigurationError(
+                f"data.sampling {sampling} needs samples labelled for each task, but none of the {samples} "
+                f"training samples has {label!r}: leave its task out, or sample shuffled"
+            )
+
+
 class PerTask:
     """Slots are dealt to the labels in turn, and each label runs through its own samples, epoch by epoch.
 
@@ -141,12 +152,7 @@ class PerTask:
             np.array([place for place, labels in enumerate(present) if label in labels], dtype=np.int64)
             for label in wanted
         ]
-        for label, pool in zip(wanted, self.pools, strict=True):
-            if not len(pool):
-                raise ConfigurationError(
-                    f"data.sampling per_task needs samples labelled for each task, but none of the "
-                    f"{len(present)} training samples has {label!r}: leave its task out, or sample shuffled"
-                )
+        _check_labelled("per_task", dict(zip(wanted, map(len, self.pools), strict=True)), len(present))
         self.batch_size = batch_size
         self.seed = seed
         self._orders: dict[int, tuple[int, Places]] = {}
@@ -172,10 +178,10 @@ Kind = frozenset[str]
 
 
 class EveryTask:
-    """Each batch holds a sample with every label that any sample has; else samples come about once an epoch.
+    """Each batch holds a sample with every label; else samples come about once an epoch.
 
-    An epoch is a fixed number of batches, the fewest in which all samples find room. Every sample is in at
-    least one of them. A sample is repeated only where a batch would lack a label without it (so the labelled
+    An epoch is a fixed number of batches, so many that all samples find room. Every sample is in at least one
+    of them. A sample is repeated only where a batch would lack a label without it (so the labelled
     samples of a rare task repeat, evenly), or to fill the epoch's last slots.
 
     Which kinds of samples (by the labels that they have) make up the batches of an epoch is settled once;
@@ -188,8 +194,8 @@ class EveryTask:
         seed: Of the order.
 
     Raises:
-        ConfigurationError: If a batch of this size cannot hold every label, or only at the price that some
-            samples are never seen.
+        ConfigurationError: If no sample has one of the labels, or a batch of this size cannot hold every
+            label, or only at the price that some samples are never seen.
     """
 
     def __init__(
@@ -274,27 +280,28 @@ def _covers(counts: Mapping[Kind, int], wanted: Sequence[str], batch_size: int) 
     Raises:
         ConfigurationError: As :class:`EveryTask`.
     """
-    labels = _rarest_first(counts, wanted)
+    having = {label: sum(count for kind, count in counts.items() if label in kind) for label in wanted}
+    _check_labelled("every_task", having, sum(counts.values()))
+    labels = sorted(wanted, key=lambda label: having[label])  # the rarest first
+
+    @cache
+    def others(kind: Kind) -> list[Kind]:
+        return _fewest(list(counts), frozenset(labels) - kind)
+
     if len(labels) >= batch_size:
-        _check_room(counts, labels, batch_size)
+        _check_room(labels, max(1 + len(others(kind)) for kind in counts), batch_size)
     unused, used, covers, room = dict(counts), Counter[Kind](), list[list[Kind]](), 0
     while room < sum(unused.values()):
         batch = _label_by_label(labels, counts, unused, used)
         if len(batch) > batch_size or (len(batch) == batch_size and not any(unused[k] for k in batch)):
             kind = max(unused, key=lambda kind: unused[kind])
-            batch = [kind, *_fewest(list(counts), frozenset(labels) - kind)]
+            batch = [kind, *others(kind)]
         for kind in batch:
             unused[kind] -= unused[kind] > 0
             used[kind] += 1
         covers.append(batch)
         room += batch_size - len(batch)
     return covers
-
-
-def _rarest_first(counts: Mapping[Kind, int], wanted: Sequence[str]) -> list[str]:
-    """The labels that any sample has, by the number of samples."""
-    having = {label: sum(count for kind, count in counts.items() if label in kind) for label in wanted}
-    return sorted((label for label in wanted if having[label]), key=lambda label: having[label])
 
 
 def _label_by_label(
@@ -312,10 +319,8 @@ def _label_by_label(
     return batch
 
 
-def _check_room(counts: Mapping[Kind, int], labels: Sequence[str], batch_size: int) -> None:
+def _check_room(labels: Sequence[str], needed: int, batch_size: int) -> None:
     """Raises unless each sample can be in a batch of this size that has every label."""
-    kinds = list(counts)
-    needed = max(1 + len(_fewest(kinds, frozenset(labels) - kind)) for kind in kinds)
     if batch_size < needed:
         raise ConfigurationError(
             f"data.sampling every_task needs training.batch_size to be at least {needed}, for each training "
@@ -324,11 +329,22 @@ def _check_room(counts: Mapping[Kind, int], labels: Sequence[str], batch_size: i
 
 
 def _fewest(kinds: Sequence[Kind], labels: Kind) -> list[Kind]:
-    """The fewest kinds that have all labels together, found by trying all sets of one, of two, ..."""
+    """The fewest kinds that have all labels together, found by trying all sets of one, of two, ...
+
+    In whatever order a set is tried it gives the same, so each next kind is one with the first label that the
+    kinds before it lack.
+    """
+    order = sorted(labels)
+    giving = {label: [kind for kind in kinds if label in kind] for label in order}
     reached: dict[Kind, list[Kind]] = {frozenset(): []}
     newest = reached
     while labels not in reached:
-        further = {(had | kind) & labels: [*some, kind] for had, some in newest.items() for kind in kinds}
+        lacking = {had: next(label for label in order if label not in had) for had in newest}
+        further = {
+            (had | kind) & labels: [*some, kind]
+            for had, some in newest.items()
+            for kind in giving[lacking[had]]
+        }
         newest = {had: some for had, some in further.items() if had not in reached}
         reached = reached | newest
     return reached[labels]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -80,22 +80,22 @@ def train(
     with free_if_nothing_done(run), own_random_numbers(recipe.training.seed, processes.device):
         last = run.path / "checkpoints" / "last"
         model = make_network(recipe, run.tasks, pretrained=None if find(last) is None else False)
-        choices = settled(run, model.to(processes.device), processes)
+        dataset = run.dataset(recipe.data.train_split)
+        choices = settled(run, model.to(processes.device), processes, dataset)
         with threads(choices.threads):
             session = Session(recipe, model, choices)
             session.restore(last)
             with shown(progress if processes.is_main_process else False, session.step) as tell:
-                fit(session, run, tell)
+                fit(session, run, dataset, tell)
             score(session, run)
     processes.wait_for_everyone()
     return run
 
 
-def fit(session: Session, run: Run, tell: Progress) -> None:
+def fit(session: Session, run: Run, dataset: DataSet, tell: Progress) -> None:
     """The loop: batches, step, log, validation, checkpoint."""
     training = run.recipe.training
     last, validates = run.path / "checkpoints" / "last", validation_interval(run.recipe)
-    dataset = run.dataset(run.recipe.data.train_split)
     batches = micro_batches(run, dataset, session.model.normalisation, session.step, session.batches)
     watch = NonFiniteWatch([task.name for task in run.tasks], policy=training.non_finite)
     make_step: Callable[..., StepReport] = (
@@ -114,11 +114,15 @@ def fit(session: Session, run: Run, tell: Progress) -> None:
     def measures(every: int | None) -> bool:
         return every is not None and (session.step + 1) % every == 0
 
+    @cache
+    def held_out() -> DataSet:  # opened once, if at all: listing a large folder takes a while
+        return run.dataset(run.recipe.data.validation_split)
+
     def look() -> None:
         if due(validates) and session.validated < session.step:
             watch.check()
             with kept_on_error(session, last):
-                row = validate(session, run)
+                row = validate(session, run, held_out())
             journal.line({"step": session.step, **row})
 
     session.model.train()
@@ -202,14 +206,13 @@ def micro_batches(
     )
 
 
-def validate(session: Session, run: Run) -> dict[str, Any]:
+def validate(session: Session, run: Run, dataset: DataSet) -> dict[str, Any]:
     """Scores the validation split; keeps the weights as ``best`` if the recipe asks and they are.
 
     Returns:
         A part of the log's line.
     """
     recipe = run.recipe
-    dataset = run.dataset(recipe.data.validation_split)
     session.agree()
     row: dict[str, Any] = {}
     loss = None
@@ -310,13 +313,12 @@ def written(recipe: Mapping[str, Any], key: str) -> str:
     return repr(value)
 
 
-def settled(run: Run, model: MultiTaskNetwork, processes: PartialState) -> Choices:
+def settled(run: Run, model: MultiTaskNetwork, processes: PartialState, dataset: DataSet) -> Choices:
     """Threads, precision and layout: as the run was begun, or chosen now and written down."""
     path = run.path / ENVIRONMENT
     begun = path.is_file()
     processes.wait_for_everyone()  # all have looked before one writes
     if not begun:
-        dataset = run.dataset(run.recipe.data.train_split)
         batch = next(micro_batches(run, dataset, model.normalisation, step=0)).to(processes.device)
         trial = make_trial(model, batch, processes.device)
         choices = choose(run.recipe.training, processes.device, trial, processes=processes.num_processes)

@@ -234,16 +234,28 @@ def make_network(
 
 
 def make_dataset(recipe: Recipe, tasks: Sequence[Task], split: str) -> DataSet:
-    """A split of a recipe's data; the training split shows those labels that the recipe wants shown."""
+    """A split of a recipe's data; the training split shows those labels that the recipe wants shown.
+
+    Raises:
+        ConfigurationError: If an option is wrong.
+        DataError: If the data are not what the recipe says.
+    """
     import plait.data
     from plait.data.partial import PartialLabels
 
     root = {} if recipe.data.root is None else {"root": recipe.data.root}
+
+    def opened(labels: Sequence[str]) -> DataSet:
+        return plait.data.create(recipe.data.name, split=split, labels=labels, **root, **recipe.data.options)
+
     labels = list(dict.fromkeys(task.label for task in tasks))
-    dataset: DataSet = plait.data.create(
-        recipe.data.name, split=split, labels=labels, **root, **recipe.data.options
-    )
     partial = recipe.data.partial
     if partial is None or split != recipe.data.train_split:
-        return dataset
-    return PartialLabels(dataset, partial.keep, partial.fraction, partial.seed)
+        return opened(labels)
+    for label in labels:
+        if partial.among is not None and label not in partial.among:
+            raise ConfigurationError(
+                f"data.partial.among is {partial.among}, without {label!r}, the label of a task: name it too"
+            )
+    among = None if partial.among is None else opened(partial.among)
+    return PartialLabels(opened(labels), partial.keep, partial.fraction, partial.seed, among)
