@@ -40,7 +40,8 @@ def test_non_negative_least_squares(kind: str, tasks: int, seed: int) -> None:
     theirs, distance = nnls(units.T, target, maxiter=1000)
     assert (ours >= 0).all()
     assert np.linalg.norm(ours @ units - theirs @ units) <= 1e-7
-    assert np.linalg.norm(ours @ units - target) == pytest.approx(distance, abs=1e-12)
+    # From products of rows, a distance of zero is known to the root of the rounding at best.
+    assert np.linalg.norm(ours @ units - target) == pytest.approx(distance, abs=1e-8)
 
 
 @settings(max_examples=100, deadline=None)
