@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -405,3 +406,26 @@ def test_workers_end_with_a_killed_parent(rooms: Rooms, tmp_path: Path) -> None:
     while any(alive(pid) for pid in workers):
         assert time.monotonic() < end, "a worker outlived the process that started it"
         time.sleep(0.05)
+
+
+def test_a_dropped_iterator_may_be_collected_by_its_own_thread() -> None:
+    """The garbage collector runs in any thread, also in the one that prepares the items."""
+    dropped, collected = threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        dropped.wait(10)
+        gc.collect()
+        collected.set()
+        yield 1
+
+    gc.disable()  # so that it is the thread that collects
+    try:
+        cycle: list[object] = [ahead(items())]
+        cycle.append(cycle)
+        assert next(cycle[0]) == 0  # type: ignore[call-overload]
+        del cycle
+        dropped.set()
+        assert collected.wait(10)
+    finally:
+        gc.enable()

@@ -458,7 +458,8 @@ def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
                 raise item
     finally:
         stopped.set()
-        thread.join()
+        if thread is not threading.current_thread():  # which may collect a dropped iterator as garbage
+            thread.join()
 
 
 def _from_workers(make: Callable[[int], T], numbers: range, workers: int) -> Iterator[T]:
