@@ -1,39 +1,19 @@
 """FSDP serves rules on losses; rules on gradients refuse it in one sentence."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tests.balancing.fsdp_processes import IMAGES, ON_LOSSES, Network, losses
+from tests.processes import run_both
 
 import plait.balancing
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("fsdp")
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.balancing.fsdp_processes", str(rank), str(folder)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=240)[1] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0, 0], "\n".join(errors)[-4000:]
+    run_both(["-m", "tests.balancing.fsdp_processes"], folder, seconds=240)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

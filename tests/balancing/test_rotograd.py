@@ -1,7 +1,5 @@
 """RotoGrad: a common length, rotations that make gradients agree, and the same in every loop."""
 
-import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.balancing.problems import jacobian
 from tests.balancing.tiny import tiny_network
+from tests.processes import run_both
 from torch import Tensor, nn
 
 import plait.balancing
@@ -27,7 +26,6 @@ from plait.balancing.rotograd import (
 )
 from plait.errors import ConfigurationError
 
-ROOT = Path(__file__).parents[2]
 TASKS = ("a", "b", "c")
 lengths = st.lists(st.floats(1e-4, 1e4), min_size=2, max_size=10)
 
@@ -512,22 +510,7 @@ def some_steps(first: int, last: int) -> dict[str, Tensor]:
 
 
 def test_two_processes_turn_as_one_does_on_the_doubled_batch(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.balancing.test_rotograd", str(place), str(tmp_path)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for place in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    run_both(["-m", "tests.balancing.test_rotograd"], tmp_path)
     one, two = (torch.load(tmp_path / f"{place}.pt") for place in range(2))
     expected = some_steps(0, 6)
     assert one.keys() == expected.keys()

@@ -5,19 +5,16 @@ writes scores and curve to ``FOLDER/RANK.json``.
 """
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from tests.processes import run_both
 from torch import Tensor
 
 from plait.metrics.boundary import BoundaryF
-
-ROOT = Path(__file__).parents[2]
 
 
 def maps() -> tuple[Tensor, Tensor]:
@@ -35,22 +32,7 @@ def found(metric: BoundaryF) -> dict[str, object]:
 
 @pytest.mark.slow
 def test_two_processes_score_what_one_scores(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.metrics.test_boundary_processes", str(rank), str(tmp_path)],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    run_both(["-m", "tests.metrics.test_boundary_processes"], tmp_path)
     alone = BoundaryF(max_distance=0.06)
     alone.update(*maps())
     for rank in range(2):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from plait import registry
 from plait.data.labels import Depth, InverseDepth, Label, Mask, Normals, Semantic
-from plait.data.published import Layout, Part
+from plait.data.published import Layout, Part, first_few
 from plait.data.sample import DataSet, Sample
 from plait.errors import ConfigurationError, DataError, PlaitError
 
@@ -93,8 +93,7 @@ def check(
         return report
     begin = len(report.lines)
     if hasattr(kind, "open_layout"):
-        variant = {key: options[key] for key in ("variant",) if key in options}
-        _check_archive(report, kind.open_layout(root, options=options, **variant))
+        _check_archive(report, kind.open_layout(root, options.get("variant", "auto"), options))
     sets, errors = open_splits(name, tuple(fields), root, {**_as_it_lies(name), **options})
     for split, why in errors.items():
         report.problem(f"{split}: {why}")
@@ -211,10 +210,9 @@ def _check_archive(report: Report, layout: Layout) -> None:
             absent = [name for name in ids if layout.path(label, name) is None]
             report.lines.append(f"  {part} {label}: {len(ids) - len(absent)} of {len(ids)} files are there")
             if absent:
-                more = ", ..." if len(absent) > 3 else ""
                 report.problem(
                     f"{part} part: {len(absent)} of {len(ids)} images have no {label} file "
-                    f"({', '.join(absent[:3])}{more}): complete the folder"
+                    f"({first_few(absent)}): complete the folder"
                 )
 
 

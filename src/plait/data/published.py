@@ -265,11 +265,10 @@ class PublishedDataSet:
         for field in ("image", *self.labels):
             absent = [name for name in self.ids if self.layout.path(field, name) is None]
             if absent:
-                named = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
                 hint = "" if field == "image" else ", or set missing: allow to go on without them"
                 raise DataError(
                     f"{self.layout.root}: {len(absent)} of {len(self.ids)} samples of {self.name} "
-                    f"{self.split} have no {field} file ({named}{self._why(field)}): "
+                    f"{self.split} have no {field} file ({first_few(absent)}{self._why(field)}): "
                     f"complete the folder{hint}"
                 )
 
@@ -365,6 +364,15 @@ def read_list(path: Path) -> list[str]:
         if name.startswith(("/", "\\")) or ".." in Path(name).parts:
             raise DataError(f"{path}: the name {name!r} leads outside the folder")
     return names
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first of some names, for a sentence.
+
+    >>> first_few(["a", "b"]), first_few(["a", "b", "c", "d"])
+    ('a, b', 'a, b, c, ...')
+    """
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def first_file(*candidates: Path) -> Path | None:

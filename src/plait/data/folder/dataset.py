@@ -20,6 +20,7 @@ from plait.data.folder.manifest import open_manifest
 from plait.data.folder.shards import find_shards, open_shards
 from plait.data.folder.source import Source, split_name
 from plait.data.labels import Label
+from plait.data.published import first_few
 from plait.data.sample import Geometry, Sample
 from plait.errors import ConfigurationError, DataError
 from plait.registry import nearest
@@ -220,7 +221,7 @@ class Folder:
             if absent:
                 raise DataError(
                     f"{self.root}: {len(absent)} of {len(self)} samples of {self.split} have no {label} "
-                    f"({', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}): complete them, or set "
+                    f"({first_few(absent)}): complete them, or set "
                     f"missing: allow"
                 )
 
