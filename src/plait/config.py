@@ -16,7 +16,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 
@@ -380,6 +380,31 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Published:
+    """What a paper reports for such a network: to be read apart from a run's scores, never in one table.
+
+    Attributes:
+        source: Paper and table.
+        scores: ``{task: {measure: number}}`` as printed there: percent, metres, degrees.
+        relative_gain: Mean relative gain as printed there, in percent.
+        parameters: Parameters as printed there, in millions.
+        flops: Operations as printed there, in units of 1e9; what the paper counts, ``note`` says.
+        copied: Whether that paper took the numbers from another, without training the network itself.
+        uncertain: What is uncertain about them; None where nothing is known to be.
+        note: How that training or scoring differs from this recipe's.
+    """
+
+    source: str
+    scores: dict[str, dict[str, float]] = field(default_factory=dict)
+    relative_gain: float | None = None
+    parameters: float | None = None
+    flops: float | None = None
+    copied: bool = False
+    uncertain: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides a run.
 
@@ -393,6 +418,7 @@ class Recipe:
         augmentation: Arguments of :class:`plait.data.transforms.Augmentation`.
         training: The loop.
         evaluation: How a split is scored.
+        published: What a paper reports for it; decides nothing.
     """
 
     data: Data = field(default_factory=Data)
@@ -404,6 +430,7 @@ class Recipe:
     augmentation: dict[str, Any] = field(default_factory=dict)
     training: Training = field(default_factory=Training)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    published: Published | None = None
 
     def __post_init__(self) -> None:
         for task, options in self.tasks.items():
@@ -442,32 +469,43 @@ def parse(tree: Mapping[str, Any]) -> Recipe:
     Traceback (most recent call last):
     plait.errors.ConfigurationError: unknown key 'training.step' (did you mean 'steps'?); known are ...
     """
-    # jsonargparse checks types and fills defaults; our own look at the keys comes first because it can name
-    # the nearest one.
+    check_keys(Recipe, tree)
+    return typed(Recipe, with_names(tree), what="recipe")
+
+
+Made = TypeVar("Made")
+
+
+def typed(kind: type[Made], tree: Mapping[str, Any], *, what: str) -> Made:
+    """A dataclass from nested plain values, with defaults filled in and types checked.
+
+    Raises:
+        ConfigurationError: If a value is of the wrong type, or the dataclass refuses it.
+    """
+    # Our own look at the keys (check_keys) comes first because it can name the nearest one.
     from jsonargparse import ArgumentError, ArgumentParser
 
-    check_keys(Recipe, tree)
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    parser.add_class_arguments(Recipe)
+    parser.add_class_arguments(kind)
     try:
-        parsed = parser.instantiate(parser.parse_object(with_names(tree)))
+        parsed = parser.instantiate(parser.parse_object(dict(tree)))
     except ArgumentError as error:
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, ConfigurationError):
                 raise cause from None
             cause = cause.__cause__ or cause.__context__
-        raise ConfigurationError(misfit(tree, " ".join(str(error).split()))) from error
-    return Recipe(**vars(parsed))
+        raise ConfigurationError(misfit(kind, tree, " ".join(str(error).split()), what)) from error
+    return kind(**vars(parsed))
 
 
-def misfit(tree: Mapping[str, Any], message: str) -> str:
+def misfit(kind: type, tree: Mapping[str, Any], message: str, what: str) -> str:
     """What jsonargparse says of a value of the wrong type, in one sentence of ours where it names the key."""
     named_key = re.match(r'Parser key "([\w.]+)"', message)
     if named_key is None:
-        return f"the recipe is not valid: {message}"
+        return f"the {what} is not valid: {message}"
     key = named_key[1]
-    expected: Any = Recipe
+    expected: Any = kind
     value: Any = tree
     for part in key.split("."):
         expected, value = typing.get_type_hints(expected)[part], value[part]

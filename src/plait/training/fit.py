@@ -42,8 +42,9 @@ MAY_CHANGE = (
     "training.log_every",
     "training.diagnose_every",
     "evaluation.batch_size",
+    "published",
 )
-"""What may differ when a run goes on: nothing that decides its weights or scores."""
+"""What may differ when a run goes on, with what is below it: nothing that decides its weights or scores."""
 
 
 def train(
@@ -52,6 +53,7 @@ def train(
     *,
     resume: bool = True,
     progress: bool | Progress = True,
+    split: str | None = None,
 ) -> Run:
     """Trains the network of a recipe, scores it on the test split, and keeps everything in a folder.
 
@@ -63,6 +65,8 @@ def train(
         out: The run's folder; :mod:`plait.training.run` says what is in it.
         resume: Go on with the run of this recipe that is there; otherwise such a folder is refused.
         progress: Show a bar; or a function that is told of each logged step.
+        split: The split that is scored at the end; None for the recipe's test split. A run that settings are
+            chosen by is scored on the validation split.
 
     Returns:
         The finished run.
@@ -87,7 +91,7 @@ def train(
             session.restore(last)
             with shown(progress if processes.is_main_process else False, session.step) as tell:
                 fit(session, run, dataset, tell)
-            score(session, run)
+            score(session, run, split or recipe.data.test_split)
     processes.wait_for_everyone()
     return run
 
@@ -237,10 +241,10 @@ def validate(session: Session, run: Run, dataset: DataSet) -> dict[str, Any]:
     return row
 
 
-def score(session: Session, run: Run) -> None:
-    """Scores the run's final network on the test split: what is reported, and never selected by."""
+def score(session: Session, run: Run, split: str) -> None:
+    """Scores the run's final network: on the test split, what is reported, and never selected by."""
     model = run.model(session.device)
-    scores = evaluate(model, run.dataset(run.recipe.data.test_split), evaluation=run.recipe.evaluation)
+    scores = evaluate(model, run.dataset(split), evaluation=run.recipe.evaluation)
     if rank() == 0:
         with explained_full_disk(f"the scores in {run.path}"):
             write_atomically(run.path / SCORES, scores.json() + "\n")
@@ -295,8 +299,17 @@ def differences(one: Recipe, other: Recipe) -> list[tuple[str, str, str]]:
     return [
         (key, written(ours, key), written(theirs, key))
         for key in {**first, **second}
-        if first.get(key) != second.get(key) and key not in MAY_CHANGE
+        if first.get(key) != second.get(key) and not may_change(key)
     ]
+
+
+def may_change(key: str) -> bool:
+    """Whether a dotted key of a recipe may differ when a run goes on.
+
+    >>> may_change("training.workers"), may_change("published.source"), may_change("training.steps")
+    (True, True, False)
+    """
+    return any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE)
 
 
 def written(recipe: Mapping[str, Any], key: str) -> str:
