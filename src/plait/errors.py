@@ -20,6 +20,10 @@ class CheckpointError(PlaitError, ValueError):
     """A checkpoint or weight file that is damaged, foreign or does not fit the network."""
 
 
+class DiskFullError(PlaitError):
+    """The disk, or the user's quota on it, is full; what was saved before is intact."""
+
+
 class WeightsUnavailableError(PlaitError, RuntimeError):
     """Pretrained weights were asked for and could not be had."""
 

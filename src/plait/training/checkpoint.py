@@ -28,7 +28,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from plait.errors import CheckpointError, PlaitError
+from plait.errors import CheckpointError, DiskFullError
 from plait.tasks.base import Task
 
 FORMAT = 1
@@ -73,7 +73,7 @@ def write(place: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mappi
         state: What JSON can hold.
 
     Raises:
-        PlaitError: If the disk is full; the checkpoint that was there still is.
+        DiskFullError: If the disk is full; the checkpoint that was there still is.
     """
     fresh = place.with_name(f"{place.name}.writing")
     previous = place.with_name(f"{place.name}.previous")
@@ -288,7 +288,7 @@ def explained_full_disk(what: str, discard: Path | None = None) -> Iterator[None
     """Turns "no space left" into one sentence, and removes what was half written.
 
     Raises:
-        PlaitError: If the disk, or the user's quota on it, is full.
+        DiskFullError: If the disk, or the user's quota on it, is full.
     """
     try:
         yield
@@ -297,7 +297,7 @@ def explained_full_disk(what: str, discard: Path | None = None) -> Iterator[None
             shutil.rmtree(discard, ignore_errors=True)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise PlaitError(
+        raise DiskFullError(
             f"the disk is full: {what} could not be written; what was saved before is intact, so free some "
             f"space and start the same command again"
         ) from error

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-State = Literal["finished", "failed", "lost"]
+State = Literal["finished", "failed", "lost", "stopped"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,9 @@ class Outcome:
 
     Attributes:
         identity: Which job.
-        state: ``finished``; ``failed`` by an error of its own, which a repetition would meet again; or
-            ``lost``, because its process or machine ended: it can be tried again.
+        state: ``finished``; ``failed`` by an error of its own, which a repetition would meet again; ``lost``,
+            because its process or machine ended: it can be tried again; or ``stopped`` by something that
+            the other jobs would meet too, such as a full disk.
         error: What happened, in a sentence; empty if finished.
         result: What it returned, as JSON holds it.
         seconds: Wall time that it took.
