@@ -133,6 +133,7 @@ def run(arguments: Sequence[str]) -> int:
         hint = registry.nearest(rest[0], options)
         raise ConfigurationError(f"unknown argument {rest[0]!r}{hint} (see {parsed.parser.prog} --help)")
     parsed.overrides = rest
+    parsed.words = list(arguments)
     try:
         parsed.command(parsed)
     except KeyboardInterrupt as stop:
@@ -270,9 +271,22 @@ def make_parser() -> Parser:
     )
     evaluate_.add_argument("--json", type=file, metavar="FILE", help="also write the scores there")
 
-    report_ = add("report", report, help="compare runs: table in the terminal, HTML, Markdown and CSV")
+    study_ = add(
+        "study",
+        lambda parsed: parsed.parser.print_help(),
+        help="compare architectures and balancers like with like: arms x seeds, to a report with statistics",
+    )
+    add_study_commands(study_)
+
+    report_ = add(
+        "report", report, help="report studies, or compare runs: HTML, Markdown, CSV, for studies also LaTeX"
+    )
     report_.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN", help="runs' folders, or one folder that holds them"
+        "paths",
+        type=Path,
+        nargs="+",
+        metavar="STUDY",
+        help="studies' folders or files; or runs' folders, or one folder that holds runs",
     )
     report_.add_argument(
         "--out", type=file, metavar="FILE", help="the HTML file (default: report.html beside the runs)"
@@ -458,6 +472,66 @@ def make_parser() -> Parser:
     return parser
 
 
+def add_study_commands(study_: Parser) -> None:
+    """``study run`` and ``study status``."""
+    kinds = study_.add_subparsers(title="commands", metavar="COMMAND")
+    what = "run a study to its report; started again, it goes on where it stopped"
+    run_: Parser = kinds.add_parser(
+        "run",
+        help=what,
+        description=what,
+        epilog=(
+            "A study is a YAML file: a recipe, arms that change some of its keys (or a grid), and seeds.\n"
+            "Single-task networks are added by themselves. `plait list studies` names the built-in ones."
+        ),
+    )
+    run_.set_defaults(
+        command=study_run,
+        parser=run_,
+        after_stop=["the same command keeps finished runs and goes on from the others' last checkpoints"],
+    )
+    run_.add_argument("study", metavar="STUDY", help="a YAML file, or the name of a built-in study")
+    run_.add_argument("--out", type=folder, metavar="DIR", help="its folder (default: studies/NAME)")
+    run_.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="runs at a time (default: as many as cores and memory, or devices, allow)",
+    )
+    run_.add_argument(
+        "--device",
+        default="auto",
+        metavar="DEVICE",
+        help="cpu, cuda, or devices as cuda:0,cuda:1 (default: the accelerators, if there are any)",
+    )
+    run_.add_argument("--retry", action="store_true", help="try failed runs again")
+    run_.add_argument(
+        "--measure", action="store_true", help="measure again what arms cost, as on a quieter machine"
+    )
+    run_.add_argument(
+        "--reuse",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="folders of other studies, whose finished runs count where they are the same",
+    )
+    run_.add_argument("--no-report", action="store_false", dest="report", help="write no report at the end")
+    cluster = run_.add_argument_group("clusters")
+    cluster.add_argument(
+        "--ray", metavar="ADDRESS", help="on a Ray cluster: auto, or the address of its head"
+    )
+    cluster.add_argument(
+        "--slurm",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="as SLURM jobs, with options such as partition=gpu timeout_min=600",
+    )
+    status = kinds.add_parser("status", help="how a study stands", description="how a study stands")
+    status.set_defaults(command=study_status, parser=status)
+    status.add_argument("study", type=Path, metavar="STUDY", help="a study's folder or file")
+
+
 def size(text: str) -> tuple[int, int]:
     """Reads ``HxW``.
 
@@ -592,13 +666,79 @@ def evaluate_maps(parsed: argparse.Namespace) -> None:
         scores.save(parsed.json)
 
 
+def study_run(parsed: argparse.Namespace) -> None:
+    """A study."""
+    from plait.study.conduct import Where, run_study
+    from plait.study.progress import Display
+    from plait.study.schedule import failures
+
+    slurm = None if parsed.slurm is None else dict(pair(word) for word in parsed.slurm)
+    if slurm is not None and parsed.ray is not None:
+        raise ConfigurationError("--ray and --slurm exclude each other: choose one")
+    where = Where(jobs=parsed.jobs, device=parsed.device, ray=parsed.ray, slurm=slurm)
+    words = ["plait", *parsed.words]
+    folder, snapshot = run_study(
+        parsed.study,
+        out=parsed.out,
+        where=where,
+        retry=parsed.retry,
+        measure_again=parsed.measure,
+        reuse=parsed.reuse,
+        display=Display(console()),
+        command=shlex.join(words),
+    )
+    if parsed.report and snapshot.count("finished"):
+        report_studies([folder], None)
+    if failed := failures(snapshot):
+        raise PlaitError("; ".join([*failed, "the same command with --retry tries them again"]))
+
+
+def pair(word: str) -> tuple[str, str]:
+    """Reads ``KEY=VALUE``."""
+    key, equals, value = word.partition("=")
+    if not equals or not key:
+        raise ConfigurationError(
+            f"--slurm takes options as KEY=VALUE, for instance partition=gpu; got {word!r}"
+        )
+    return key, value
+
+
+def study_status(parsed: argparse.Namespace) -> None:
+    """How a study stands."""
+    from plait.study.progress import table
+    from plait.study.status import read_status, study_folder
+
+    snapshot, sentences = read_status(study_folder(parsed.study))
+    console().print(table(snapshot))
+    say("\n".join(sentences))
+
+
 def report(parsed: argparse.Namespace) -> None:
-    """Runs compared."""
+    """Studies reported, or runs compared."""
+    from plait.study.status import is_study, study_folder
+
+    studies = [is_study(path) for path in parsed.paths]
+    if all(studies):
+        report_studies([study_folder(path) for path in parsed.paths], parsed.out)
+        return
+    if any(studies):
+        study, other = (parsed.paths[studies.index(kind)] for kind in (True, False))
+        raise ConfigurationError(f"{study} is a study and {other} is none: report them apart")
     from plait.study.report import report
 
-    comparison, path = report(parsed.runs, out=parsed.out)
+    comparison, path = report(parsed.paths, out=parsed.out)
     console().print(comparison.table())
     say(f"the report is {path}")
+
+
+def report_studies(folders: Sequence[Path], out: Path | None) -> None:
+    """Writes the report of studies, and prints what it says."""
+    from plait.study.reporting.report import report_studies
+
+    made = report_studies(folders, out=out)
+    for table in made.tables:
+        console().print(table)
+    say("\n".join([*made.summary, f"the report is {made.page}; beside it: {', '.join(made.others)}"]))
 
 
 def diagnose(parsed: argparse.Namespace) -> None:

@@ -24,6 +24,16 @@ from plait.errors import ConfigurationError
 from plait.recipes import recipe_path
 from plait.registry import nearest
 
+MAY_CHANGE = (
+    "training.workers",
+    "training.trackers",
+    "training.log_every",
+    "training.diagnose_every",
+    "evaluation.batch_size",
+    "published",
+)
+"""What may differ when a run goes on, with what is below it: nothing that decides its weights or scores."""
+
 Component = str | dict[str, Any]
 """A component: its name, or ``{name: ..., option: value, ...}``."""
 
@@ -436,6 +446,15 @@ class Recipe:
         for task, options in self.tasks.items():
             if "kind" not in options:
                 raise ConfigurationError(f"tasks.{task} has no kind: write 'kind: depth', for instance")
+
+
+def may_change(key: str) -> bool:
+    """Whether a dotted key of a recipe may differ when a run goes on.
+
+    >>> may_change("training.workers"), may_change("published.source"), may_change("training.steps")
+    (True, True, False)
+    """
+    return any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE)
 
 
 def require(holds: bool, key: str, expected: str, got: object) -> None:

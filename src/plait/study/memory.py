@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,8 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def forget_peak_memory() -> None:
     """Counts the peak anew, on the processor and on the accelerator; outside Linux it goes on counting."""
-    try:
+    with suppress(OSError):
         CLEAR.write_text("5")
-    except OSError:
-        pass
     device = initialised_accelerator()
     if device is not None:
         device.reset_peak_memory_stats()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from plait import config
 from plait.config import Recipe
+from plait.errors import ConfigurationError
+from plait.study import plan
 from plait.study.plan import Study
-from plait.training.run import Run
+from plait.training.run import Run, load_run
 
 if TYPE_CHECKING:
     from plait.metrics.relative_gain import Variant
@@ -128,3 +131,98 @@ class StudyResults:
     def arm(self, name: str) -> ArmResult:
         """The arm of that name."""
         return next(arm for arm in self.arms if arm.name == name)
+
+
+def load_results(folder: Path) -> StudyResults:
+    """Reads what has come of a study.
+
+    Raises:
+        DataError: If the folder holds no study.
+        ConfigurationError: If nothing of it is finished.
+    """
+    from plait.study.conduct import STATE
+    from plait.study.ledger import Ledger
+
+    ledger = Ledger(folder / STATE, create=False)
+    try:
+        rows, placed = ledger.rows(), ledger.places()
+        arms, costs = ledger.fact("arms", []), ledger.fact("costs", {})
+        facts = {name: ledger.fact(name) for name in ("study", "code", "command", "choices")}
+    finally:
+        ledger.close()
+    if not arms:
+        raise ConfigurationError(f"the study in {folder} has not begun: `plait study run` carries it out")
+    study = plan.parse(facts["study"])
+    where = {(at.arm, at.task, at.seed): (at, name) for at, name in placed if at.trial < 0}
+    made = tuple(arm_result(arm, study, costs, where, rows, folder) for arm in arms)
+    finished = [run for arm in made for run in arm.runs]
+    if not finished:
+        raise ConfigurationError(
+            f"no run of the study in {folder} is finished yet: see `plait study status {folder}`"
+        )
+    by_role = sorted(made, key=lambda arm: ("single-task", "arm", "larger single-task").index(arm.role))
+    from plait.study.fairness import alike, facts_of, unlike
+
+    tasks = {task.name: task for run in finished for task in run.tasks if not task.auxiliary}
+    protocol = finished[0].recipe.evaluation.protocol
+    from plait.metrics import PROTOCOLS
+
+    order = [name for arm in made if arm.role == "arm" for name in arm.recipe.tasks if name in tasks]
+    return StudyResults(
+        folder=folder,
+        study=study,
+        tasks={name: tasks[name] for name in dict.fromkeys([*order, *tasks])},
+        arms=tuple(by_role),
+        protocol=protocol,
+        variant=PROTOCOLS[protocol].variant,
+        facts=tuple(facts_of(study, by_role, facts)),
+        alike=tuple(alike(study, by_role)),
+        unlike=tuple(unlike(study, by_role)),
+    )
+
+
+def arm_result(
+    arm: Mapping[str, Any],
+    study: Study,
+    costs: Mapping[str, Mapping[str, Any]],
+    where: Mapping[tuple[str, str, int], tuple[Any, str]],
+    rows: Mapping[str, Any],
+    folder: Path,
+) -> ArmResult:
+    """One arm, from how the ledger describes it."""
+    from plait.study.cost import Cost
+
+    networks = arm["networks"]
+    seeds, failed, missing = [], {}, []
+    tuned: dict[str, Mapping[str, Any]] = {}
+    for seed in study.seeds:
+        found = [where.get((arm["name"], network["task"], seed)) for network in networks]
+        known = [rows[name] for _, name in filter(None, found)]
+        if len(known) == len(networks) and all(row.state == "finished" for row in known):
+            runs = tuple(load_run(folder / row.folder) for row in known)
+            seeds.append(SeedResult(seed=seed, runs=runs))
+        elif wrong := [row.error for row in known if row.state == "failed"]:
+            failed[seed] = wrong[0]
+        else:
+            missing.append(seed)
+        for network, entry in zip(networks, found, strict=True):
+            if entry is not None and entry[0].settings:
+                tuned[network["task"]] = entry[0].settings
+    recipes = [config.parse(network["recipe"]) for network in networks]
+    tasks = {name: options for recipe in recipes for name, options in recipe.tasks.items()}
+    cost = costs.get(arm["name"])
+    return ArmResult(
+        name=arm["name"],
+        role=arm["role"],
+        recipe=replace(recipes[0], tasks=tasks),
+        axes=arm["axes"],
+        seeds=tuple(seeds),
+        cost=None if cost is None else Cost(**{f.name: cost[f.name] for f in fields(Cost)}),
+        reference=arm["reference"],
+        larger=arm["larger"],
+        tuned=tuned,
+        differs={key: (here, there) for key, (here, there) in arm["differs"].items()},
+        failed=failed,
+        missing=tuple(missing),
+        steps=recipes[0].training.steps,
+    )
