@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import plait
 from plait import registry
 from plait.errors import ConfigurationError, DataError, PlaitError
-from plait.recipes import recipe_path, recipes
+from plait.recipes import recipe_path, recipes, studies
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +33,7 @@ LISTS: dict[str, Callable[[], list[str]]] = {
     "datasets": plait.list_datasets,
     "tasks": plait.list_tasks,
     "recipes": lambda: sorted(recipes()),
+    "studies": lambda: sorted(studies()),
 }
 
 
@@ -482,12 +483,14 @@ def add_study_commands(study_: Parser) -> None:
         description=what,
         epilog=(
             "A study is a YAML file: a recipe, arms that change some of its keys (or a grid), and seeds.\n"
-            "Single-task networks are added by themselves. `plait list studies` names the built-in ones."
+            "Single-task networks are added by themselves. `plait list studies` names the built-in ones.\n"
+            "Any key of all arms' recipes can be set:  plait study run nyud/balancing --data.root /data/nyud"
         ),
     )
     run_.set_defaults(
         command=study_run,
         parser=run_,
+        takes_overrides=True,
         after_stop=["the same command keeps finished runs and goes on from the others' last checkpoints"],
     )
     run_.add_argument("study", metavar="STUDY", help="a YAML file, or the name of a built-in study")
@@ -684,6 +687,7 @@ def study_run(parsed: argparse.Namespace) -> None:
         retry=parsed.retry,
         measure_again=parsed.measure,
         reuse=parsed.reuse,
+        overrides=parsed.overrides,
         display=Display(console()),
         command=shlex.join(words),
     )

@@ -15,14 +15,18 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import yaml
 
 from plait.errors import ConfigurationError
 from plait.recipes import recipe_path
 from plait.registry import nearest
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
 MAY_CHANGE = (
     "training.workers",
@@ -502,13 +506,12 @@ def typed(kind: type[Made], tree: Mapping[str, Any], *, what: str) -> Made:
         ConfigurationError: If a value is of the wrong type, or the dataclass refuses it.
     """
     # Our own look at the keys (check_keys) comes first because it can name the nearest one.
-    from jsonargparse import ArgumentError, ArgumentParser
+    from jsonargparse import ArgumentError
 
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    parser.add_class_arguments(kind)
+    parser = parser_of(kind)  # type: ignore[arg-type]
     try:
         parsed = parser.instantiate(parser.parse_object(dict(tree)))
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, ConfigurationError):
@@ -516,6 +519,16 @@ def typed(kind: type[Made], tree: Mapping[str, Any], *, what: str) -> Made:
             cause = cause.__cause__ or cause.__context__
         raise ConfigurationError(misfit(kind, tree, " ".join(str(error).split()), what)) from error
     return kind(**vars(parsed))
+
+
+@cache
+def parser_of(kind: type) -> ArgumentParser:
+    """What reads a dataclass from nested values; making it takes as long as using it."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_class_arguments(kind)
+    return parser
 
 
 def misfit(kind: type, tree: Mapping[str, Any], message: str, what: str) -> str:

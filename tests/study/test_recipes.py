@@ -8,18 +8,19 @@ import plait
 import plait.tasks
 from plait.config import load_recipe
 from plait.data.rooms.classes import CLASSES
+from plait.recipes import recipes
 from plait.study.report import differences
 from plait.training.run import Run
 
 FOLDER = Path(plait.__file__).parent / "recipes"
-RECIPES = sorted(FOLDER.rglob("*.yaml"))
+RECIPES = sorted(recipes().values())
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_is_read_and_its_tasks_are_made(path: Path) -> None:
     recipe = load_recipe(path)
     assert plait.tasks.parse(recipe.tasks)
-    if "semantic" in recipe.tasks:
+    if recipe.data.name == "rooms" and "semantic" in recipe.tasks:
         assert recipe.tasks["semantic"]["classes"] == list(CLASSES)
 
 

@@ -101,8 +101,11 @@ def arms_of(study: Study, folder: Path | None = None) -> tuple[PlannedArm, ...]:
         missing = next(name for name, changes in wanted if "recipe" not in changes)
         raise ConfigurationError(f"arm {missing!r} has no recipe, and neither has the study: name one")
     made = [arm_of(study, name, changes, base, folder) for name, changes in wanted]
-    common = config.parse(base) if base is not None else made[0].recipe
-    common = settled(common, study)
+    common = made[0].recipe
+    if base is not None:
+        for key, value in study.overrides.items():
+            config.assign(base, key, value)
+        common = settled(config.parse(base), study)
     made = [dataclasses.replace(arm, differs=differences(arm.recipe, common)) for arm in made]
     check_comparable(made)
     references = single_task_arms(made, common) if study.single_task else []
@@ -166,12 +169,10 @@ def arm_of(
     changes = dict(changes)
     processes = changes.pop("processes", study.processes)
     if not isinstance(processes, int) or processes < 1:
-        raise ConfigurationError(
-            f"processes of arm {name!r} must be a whole number from 1, got {processes!r}"
-        )
+        raise ConfigurationError(f"arm {name!r}: processes must be a whole number from 1, got {processes!r}")
     own = changes.pop("recipe", None)
     tree = copy.deepcopy(base_tree(own, folder) if own is not None else base) or {}
-    for key, value in changes.items():
+    for key, value in {**changes, **study.overrides}.items():
         config.assign(tree, key, copy.deepcopy(value))
     model = tree.get("model") or {}
     starts = isinstance(model, Mapping) and model.get("init_from") == FROM_SINGLE_TASK

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plait.config import Recipe, dump, plain
+from plait.config import Recipe, dump, parse_overrides, plain
 from plait.errors import ConfigurationError, PlaitError
 from plait.recipes import recipe_path
 from plait.study import plan
@@ -58,6 +58,7 @@ def run_study(
     retry: bool = False,
     measure_again: bool = False,
     reuse: Sequence[Path] = (),
+    overrides: Sequence[str] = (),
     display: Display | None = None,
     command: str | None = None,
 ) -> tuple[Path, Snapshot]:
@@ -74,6 +75,7 @@ def run_study(
         retry: Try failed runs again.
         measure_again: Measure again what arms cost, on a quieter machine for instance.
         reuse: Folders of other studies, whose finished runs count if they are the same.
+        overrides: Keys of all arms' recipes, as on a command line: ``["--data.root", "/data/nyud"]``.
         display: What shows the progress; None for nothing.
         command: What was typed, for the report.
 
@@ -88,7 +90,7 @@ def run_study(
     from plait.study.progress import Display
 
     path, where, display = recipe_path(file), where or Where(), display or Display(None)
-    study = load_study(path)
+    study = replace(load_study(path), overrides=dict(parse_overrides(overrides)))
     folder = out or Path("studies") / study.name
     with display, display.stage("Reading the study and its recipes"):
         arms = arms_of(study, path.parent)
@@ -234,7 +236,7 @@ def with_larger(study: Study, arms: Sequence[PlannedArm]) -> list[PlannedArm]:
     """The arms, and the larger single-task networks that the study asks for."""
     if study.larger_single_task is None:
         return list(arms)
-    from plait.study.larger import larger_arms
+    from plait.study.larger_arms import larger_arms
 
     return larger_arms(arms, study.larger_single_task)
 

@@ -133,9 +133,7 @@ def facts_of(study: Study, arms: Sequence[ArmResult], known: Mapping[str, Any]) 
     batches = sorted({run.recipe.training.batch_size for run in different})
     yield (
         "Training",
-        (
-            f"{join([str(s) for s in steps])} steps of {join([str(b) for b in batches])} images, each network"
-        ),
+        (f"{join([str(s) for s in steps])} steps of {join([str(b) for b in batches])} images, each network"),
     )
     yield "Networks trained", str(len(different))
     yield (

@@ -126,6 +126,7 @@ class Study:
         budget: How long each run trains.
         processes: Processes that train one run together, each with a device of its own; an arm may say
             otherwise under the same key.
+        overrides: ``{dotted key: value}`` for every arm, after its own changes: where data lie, for instance.
         trackers: As ``training.trackers`` of a recipe, for all runs.
     """
 
@@ -140,6 +141,7 @@ class Study:
     tuning: Tuning | None = None
     budget: Budget = field(default_factory=Budget)
     processes: int = 1
+    overrides: dict[str, Any] = field(default_factory=dict)
     trackers: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = field(default_factory=list)
 
     def __post_init__(self) -> None:

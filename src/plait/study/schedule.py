@@ -23,6 +23,7 @@ from plait.study.executors.base import Executor, Job, Outcome
 from plait.study.identity import identity
 from plait.study.ledger import MOST_ATTEMPTS, Kind, Ledger, Place, Row, State
 from plait.study.plan import Study
+from plait.training.scores import Scores
 
 HEARTBEAT = 15.0
 LOOK = 2.0
@@ -85,13 +86,15 @@ class Search:
     """How far the search for a network's settings has come.
 
     Attributes:
+        start: The recipe's own settings.
         history: Settings and value of each trial that has ended; None for one that failed.
         first: Scores of the first that finished.
         asked: The trial that has not ended.
     """
 
-    history: list[tuple[dict[str, Any], float | None]] = field(default_factory=list)
-    first: Any = None
+    start: Mapping[str, Any]
+    history: list[tuple[Mapping[str, Any], float | None]] = field(default_factory=list)
+    first: Scores | None = None
     asked: Planned | None = None
 
 
@@ -124,6 +127,9 @@ class Scheduler:
     begun: bool = False
     searches: dict[tuple[str, str], Search] = field(default_factory=dict)
     expanded: set[tuple[str, str]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.rows = self.ledger.rows()
 
     @property
     def expected(self) -> int:
@@ -313,10 +319,14 @@ class Scheduler:
 
         tuning = self.study.tuning
         assert tuning is not None
-        found = self.searches.setdefault((arm.name, network.task), Search())
+        key = (arm.name, network.task)
+        if key not in self.searches:
+            self.searches[key] = Search(start=own_settings(network.recipe, list(tuning.search)))
+        found = self.searches[key]
         while len(found.history) < tuning.trials:
             if found.asked is None:
-                settings = search.suggest(tuning, f"{arm.name}/{network.task}", found.history, network.recipe)
+                name = f"{arm.name}/{network.task}"
+                settings = search.suggest(tuning, name, found.history, found.start)
                 recipe = with_training(with_settings(network.recipe, settings), seed=tuning.seed)
                 if tuning.steps is not None:
                     recipe = with_training(recipe, steps=tuning.steps)
@@ -336,20 +346,17 @@ class Scheduler:
                 return None
             value = None
             if row.state == "finished":
-                scores = self.scores(asked.folder)
+                scores = self.scores(self.planned[asked.job.identity].folder)
                 found.first = found.first or scores
-                value = search.value(found.first, scores)
+                value = search.value(found.first, scores, scores.measures)
             assert asked.place is not None
             found.history.append((dict(asked.place.settings), value))
             found.asked = None
         return search.best(found.history)
 
-    def scores(self, folder: Path) -> Any:
+    def scores(self, folder: Path) -> Scores:
         """The scores of a finished run."""
-        from plait.training.run import SCORES
-        from plait.training.scores import Scores
-
-        return Scores.load(folder / SCORES)
+        return Scores.load(folder / "scores.json")
 
     def reference_runs(self, arm: PlannedArm, seed: int) -> dict[str, str] | None:
         """The single-task runs that a run of an arm starts from, by task; None if they are not known yet."""
@@ -374,7 +381,11 @@ class Scheduler:
     ) -> Planned:
         """A run with its identity and folder."""
         name = identity(recipe, split=split, processes=arm.processes, starts_from=starts_from)
-        folder = self.found.get(name) or self.folder / "runs" / f"{slug(place)}-{name}"
+        folder = self.folder / "runs" / f"{slug(place)}-{name}"
+        if name in self.found:
+            folder = self.found[name]
+        elif name in self.rows:  # begun under another arm's name
+            folder = self.folder / self.rows[name].folder
         return Planned(
             job=Job(
                 identity=name,
@@ -393,6 +404,18 @@ class Scheduler:
 def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     """A recipe with what a search has set."""
     return config.replace(recipe, settings) if settings else recipe
+
+
+def own_settings(recipe: Recipe, keys: Sequence[str]) -> dict[str, Any]:
+    """What a recipe has under dotted keys, without those that it does not set."""
+    found = {}
+    for key in keys:
+        value: Any = config.plain(recipe)
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None:
+            found[key] = value
+    return found
 
 
 def slug(place: Place) -> str:
