@@ -18,6 +18,8 @@ SMALLER = {
     "quickstart": "--minutes 0.01",
     "train": "--training.steps 2 --training.batch_size 2 --training.precision fp32 --training.threads 1"
     " --training.channels_last false",
+    "study run": "--seeds 0 1 --training.steps 2 --training.batch_size 2 --augmentation.size [32,40]"
+    " --evaluation.size [32,40]",
     "data build": "--images 4 --size 48x64 --quality draft",
 }
 """What a test adds to a command so that it takes seconds; later options win."""
@@ -48,6 +50,8 @@ def test_every_command_is_one_that_exists(page: Path) -> None:
             parsed = make_parser().parse_known_args(arguments)[0]
             if arguments[0] == "train":
                 assert recipe_path(parsed.recipe).is_file()
+            if arguments[:2] == ["study", "run"]:
+                assert recipe_path(parsed.study).is_file()
         elif program == "make":
             assert arguments[0] in targets, command
         elif program in ("python", ".venv/bin/python"):

@@ -507,6 +507,9 @@ def add_study_commands(study_: Parser) -> None:
         metavar="DEVICE",
         help="cpu, cuda, or devices as cuda:0,cuda:1 (default: the accelerators, if there are any)",
     )
+    run_.add_argument(
+        "--seeds", type=int, nargs="+", metavar="N", help="in the place of the study's own seeds"
+    )
     run_.add_argument("--retry", action="store_true", help="try failed runs again")
     run_.add_argument(
         "--measure", action="store_true", help="measure again what arms cost, as on a quieter machine"
@@ -688,6 +691,7 @@ def study_run(parsed: argparse.Namespace) -> None:
         measure_again=parsed.measure,
         reuse=parsed.reuse,
         overrides=parsed.overrides,
+        seeds=parsed.seeds,
         display=Display(console()),
         command=shlex.join(words),
     )

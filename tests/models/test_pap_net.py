@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plait.errors import ConfigurationError
 from plait.models.decoders.pap_net import Affinity, Diffusion, PAPNet, affinity
-from plait.study.cost import LiveTensors
+from plait.study.live_tensors import LiveTensors
 from plait.testing import reordered_state
 
 NAMES = ("semseg", "depth", "normals")

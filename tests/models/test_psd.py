@@ -10,7 +10,7 @@ from torch import Tensor
 
 from plait.errors import ConfigurationError
 from plait.models.decoders.psd import PSD, Diffusion, Transfer, spread, structures
-from plait.study.cost import LiveTensors
+from plait.study.live_tensors import LiveTensors
 from plait.testing import reordered_state
 
 NAMES = ("semseg", "depth", "normals")

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -9,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from plait.study.cost import Cost, LiveTensors, measure, together
+import plait
+from plait.models.parameters import freeze_batch_norm
+from plait.study.cost import Cost, active_parameters, measure, together
+from plait.study.live_tensors import LiveTensors, bytes_of, peak_memory
 
 
 class Net(nn.Module):
@@ -34,6 +38,42 @@ def test_operations_and_parameters_are_counted_exactly() -> None:
     assert cost.latency > 0
     assert cost.step_seconds is None
     assert cost.step_memory is None
+
+
+def test_parameters_that_no_prediction_needs_are_not_active() -> None:
+    net = Net()
+    used = sum(p.numel() for p in net.parameters())
+    net.spare = nn.Linear(5, 5)
+    cost = measure({"net": net}, (8, 8), repeats=1)["net"]
+    assert cost.active_parameters == used
+    assert cost.parameters == used + 30
+
+
+def test_frozen_parameters_are_active_and_stay_frozen() -> None:
+    net = Net().train()
+    net.body[0].weight.requires_grad_(False)
+    freeze_batch_norm(net)
+    assert active_parameters(net, (8, 8)) == sum(p.numel() for p in net.parameters())
+    assert [name for name, p in net.named_parameters() if p.requires_grad] == ["head.weight", "head.bias"]
+    assert net.training
+    assert not net.body[1].training
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_heads_of_auxiliary_tasks_are_not_active() -> None:
+    tasks = {"depth": {"kind": "depth"}, "normals": {"kind": "normals"}}
+    tasks["edges"] = {"kind": "edges", "auxiliary": True}
+    model = plait.create_model(backbone="test_resnet", tasks=tasks, decoder="pad_net")
+    unused = sum(p.numel() for p in model.decoder.initial.parameters())  # what supervises edges, and others
+    assert active_parameters(model, (64, 64)) == sum(p.numel() for p in model.parameters()) - unused
+
+
+def test_memory_that_is_held_counts_once_where_it_is_shared() -> None:
+    whole = torch.zeros(100)
+    assert bytes_of([whole, whole[:10], torch.zeros(5)]) == 420
+    device = torch.device("cpu")
+    made = peak_memory(lambda: torch.zeros(50) + 1, [whole, whole], device)
+    assert made == 400 + 2 * 200
 
 
 def test_measuring_leaves_the_network_as_it_was() -> None:
@@ -78,7 +118,13 @@ def costs() -> st.SearchStrategy[Cost]:
     counts = st.integers(1, 10**9)
     return st.builds(
         lambda parameters, flops, memory: Cost(
-            parameters=parameters, flops=flops, latency=0.5, memory=4 * parameters + memory
+            parameters=parameters,
+            active_parameters=parameters // 2,
+            flops=flops,
+            latency=0.5,
+            memory=4 * parameters + memory,
+            energy=0.25,
+            step_energy=2.0,
         ),
         counts, counts, counts,
     )  # fmt: skip
@@ -92,9 +138,20 @@ def test_together_is_a_sum_whose_memory_holds_all_parameters(parts: list[Cost]) 
     assert whole.latency == pytest.approx(0.5 * len(parts))
     working = max(part.memory - 4 * part.parameters for part in parts)
     assert whole.memory == 4 * whole.parameters + working
+    assert whole.active_parameters == sum(part.parameters // 2 for part in parts)
+    assert whole.energy == pytest.approx(0.25 * len(parts))
+    assert whole.step_energy == pytest.approx(2.0 * len(parts))
     assert whole.step_seconds is None
+    assert Cost.of({**asdict(whole), "more": 1}) == whole
     if len(parts) == 1:
         assert whole == parts[0]
+
+
+def test_what_is_not_known_of_one_network_is_not_known_of_all() -> None:
+    one = Cost(parameters=1, flops=2, latency=3.0, memory=4, energy=5.0, step_memory=6, active_parameters=1)
+    other = Cost(parameters=1, flops=2, latency=3.0, memory=4)
+    whole = together([one, other])
+    assert (whole.energy, whole.step_memory, whole.active_parameters) == (None, None, None)
 
 
 @pytest.fixture(autouse=True)

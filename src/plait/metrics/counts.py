@@ -15,6 +15,11 @@ def floats(**values: Tensor) -> dict[str, float]:
     return {name: value.item() for name, value in values.items()}
 
 
+def stacked(*sums: Tensor) -> Tensor:
+    """Scalars as a vector in float64."""
+    return torch.stack([value.double() for value in sums])
+
+
 def require_one_shape(prediction: Tensor, target: Tensor) -> None:
     """Raises ``ValueError`` if two maps differ in shape."""
     if prediction.shape != target.shape:
@@ -77,8 +82,8 @@ def eight_bit(prediction: Tensor) -> Tensor:
 class PooledCounts(Metric):
     """State of the measures that pool counts over a split: hits and predicted positives at each threshold.
 
-    Abstract: a measure adds ``update``, which calls :meth:`count`, and ``compute``, which calls
-        :meth:`best_f`.
+    Abstract: a measure adds ``update``, which calls :meth:`count`, and ``measures_of``, which calls
+        :meth:`best_f`; ``compute`` gives its numbers.
 
     Args:
         thresholds: Ascending; a probability passes from the threshold on.
@@ -87,6 +92,7 @@ class PooledCounts(Metric):
 
     full_state_update = False
     higher_is_better = True
+    additive = True
     hits: Tensor
     predicted: Tensor
     actual: Tensor
@@ -111,22 +117,44 @@ class PooledCounts(Metric):
         self.actual += (positive & known).sum()
         self.pixels += known.sum()
 
-    def best_f(self, view: int = 0, *, beta_square: float) -> Tensor:
-        """The largest F over thresholds, 0 where it is undefined; NaN if no pixel was known."""
-        precision = self.hits[view].double() / self.predicted[view]
-        recall = self.hits[view].double() / self.actual
+    def statistics(self) -> Tensor:
+        """Hits and predicted positives of each view and threshold, positives and known pixels.
+
+        Float64 ``[2 views thresholds + 2]``.
+        """
+        counts = (self.hits.flatten(), self.predicted.flatten(), self.actual[None], self.pixels[None])
+        return torch.cat(counts).double()
+
+    def best_f(self, statistics: Tensor, view: int = 0, *, beta_square: float) -> Tensor:
+        """The largest F over thresholds, 0 where it is undefined; NaN if no pixel was known.
+
+        Args:
+            statistics: Sums over images ``[..., 2 views thresholds + 2]``.
+            view: Which of the maps.
+            beta_square: What F weighs recall with.
+
+        Returns:
+            ``[...]``.
+        """
+        parts = statistics[..., :-2].tensor_split(2 * len(self.hits), -1)
+        hits, predicted = parts[view], parts[len(self.hits) + view]
+        actual, pixels = statistics[..., -2], statistics[..., -1]
+        precision, recall = hits / predicted, hits / actual[..., None]
         f_measure = (1 + beta_square) * precision * recall / (beta_square * precision + recall)
-        return f_measure.nan_to_num(0.0).max().where(self.pixels > 0, torch.nan)
+        best: Tensor = f_measure.nan_to_num(0.0).amax(-1)
+        return best.where(pixels > 0, torch.nan)
 
 
 class ImageSums(Metric):
     """State of the measures that average over images: sums of IoU, precision and recall at each threshold.
 
-    Abstract: a measure calls :meth:`add_sums` once, and adds ``update`` and ``compute``.
+    Abstract: a measure calls :meth:`add_sums` once, and adds ``update`` and ``measures_of``, which calls
+        :meth:`best_of_means`; ``compute`` gives its numbers.
     """
 
     full_state_update = False
     higher_is_better = True
+    additive = True
     images: Tensor
     iou: Tensor
     precision: Tensor
@@ -150,8 +178,23 @@ class ImageSums(Metric):
         self.precision += (hits / (predicted + 1e-12)).sum(0)
         self.recall += (hits / (actual + 1e-12)).sum(0)
 
-    def best_of_means(self) -> tuple[Tensor, Tensor]:
-        """The largest mean IoU, and the largest F (beta 1) of mean precision and mean recall."""
-        precision, recall = self.precision / self.images, self.recall / self.images
+    def statistics(self) -> Tensor:
+        """Images, and the sums of IoU, precision and recall at each threshold.
+
+        Float64 ``[1 + 3 thresholds]``.
+        """
+        return torch.cat([self.images[None].double(), self.iou, self.precision, self.recall])
+
+    def best_of_means(self, statistics: Tensor) -> dict[str, Tensor]:
+        """``miou``, the largest mean IoU, and ``max_f``, the largest F of mean precision and mean recall.
+
+        Args:
+            statistics: Sums over images ``[..., 1 + 3 thresholds]``.
+
+        Returns:
+            Two of ``[...]``.
+        """
+        images, *sums = statistics.tensor_split([1, *(1 + len(self.iou) * k for k in (1, 2))], -1)
+        iou, precision, recall = (total / images for total in sums)
         f_measure = 2 * precision * recall / (precision + recall + 1e-12)
-        return (self.iou / self.images).max(), f_measure.max()
+        return {"miou": iou.amax(-1), "max_f": f_measure.amax(-1)}

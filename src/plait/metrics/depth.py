@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from plait.errors import ConfigurationError
-from plait.metrics.counts import floats, gather, require_one_shape
+from plait.metrics.counts import floats, gather, require_one_shape, stacked
 
 DepthProtocol = Literal["plain", "survey", "invpt", "astmt"]
 
@@ -63,6 +63,7 @@ class DepthErrors(Metric):
                 f"the depth protocol is one of {', '.join(get_args(DepthProtocol))}; got {protocol!r}"
             )
         self.protocol = protocol
+        self.additive = protocol != "astmt"  # which takes a median over images
         if protocol == "astmt":
             self.add_state("images", torch.tensor(0), "sum")
             self.add_state("rmse_sum", torch.tensor(0.0, dtype=torch.float64), "sum")
@@ -104,16 +105,23 @@ class DepthErrors(Metric):
     def compute(self) -> dict[str, float]:
         if self.protocol == "astmt":
             return floats(rmse=self.rmse_sum / self.images, log_rmse=self._median())
-        within = self.within / self.pixels.double()
-        return floats(
-            rmse=(self.squares / self.pixels).sqrt(),
-            log_rmse=(self.log_squares / self.pixels).sqrt(),
-            abs_rel=self.relative / self.pixels,
-            sq_rel=self.relative_squares / self.pixels,
-            delta1=within[0],
-            delta2=within[1],
-            delta3=within[2],
-        )
+        return floats(**self.measures_of(self.statistics()))
+
+    def statistics(self) -> Tensor:
+        """Known pixels, sums of the four errors, and pixels within each bound: float64 ``[8]``."""
+        sums = (self.pixels, self.squares, self.log_squares, self.relative, self.relative_squares)
+        return stacked(*sums, *self.within)
+
+    def measures_of(self, statistics: Tensor) -> dict[str, Tensor]:
+        """The measures for sums over images ``[..., 8]``."""
+        pixels, squares, log_squares, relative, relative_squares, *within = statistics.unbind(-1)
+        return {
+            "rmse": (squares / pixels).sqrt(),
+            "log_rmse": (log_squares / pixels).sqrt(),
+            "abs_rel": relative / pixels,
+            "sq_rel": relative_squares / pixels,
+            **{f"delta{power}": count / pixels for power, count in enumerate(within, start=1)},
+        }
 
     def _median(self) -> Tensor:
         """The middle log-RMSE, or the mean of the two middle ones; NaN without images."""
@@ -138,6 +146,7 @@ class AbsoluteErrors(Metric):
 
     full_state_update = False
     higher_is_better = False
+    additive = True
     pixels: Tensor
     positive: Tensor
     absolute: Tensor
@@ -166,8 +175,17 @@ class AbsoluteErrors(Metric):
         self.squares += error.square().sum()
 
     def compute(self) -> dict[str, float]:
-        return floats(
-            abs_err=self.absolute / self.pixels,
-            rel_err=self.relative / self.positive,
-            rmse=(self.squares / self.pixels).sqrt(),
-        )
+        return floats(**self.measures_of(self.statistics()))
+
+    def statistics(self) -> Tensor:
+        """Known pixels, those with a positive target, and sums of the three errors: float64 ``[5]``."""
+        return stacked(self.pixels, self.positive, self.absolute, self.relative, self.squares)
+
+    def measures_of(self, statistics: Tensor) -> dict[str, Tensor]:
+        """The measures for sums over images ``[..., 5]``."""
+        pixels, positive, absolute, relative, squares = statistics.unbind(-1)
+        return {
+            "abs_err": absolute / pixels,
+            "rel_err": relative / positive,
+            "rmse": (squares / pixels).sqrt(),
+        }

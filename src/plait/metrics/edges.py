@@ -25,4 +25,8 @@ class PixelF(PooledCounts):
         self.count(target, as_probability(prediction))
 
     def compute(self) -> dict[str, float]:
-        return floats(pixel_f=self.best_f(beta_square=1.0))
+        return floats(**self.measures_of(self.statistics()))
+
+    def measures_of(self, statistics: Tensor) -> dict[str, Tensor]:
+        """The measure for sums over images, as :meth:`statistics` of one."""
+        return {"pixel_f": self.best_f(statistics, beta_square=1.0)}

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from plait.metrics.counts import floats, gather, require_one_shape
+from plait.metrics.counts import floats, gather, require_one_shape, stacked
 
 BINS_A_DEGREE = 1000
+FINE = 45
+"""Up to how many degrees the bins of single images are a quarter of a degree wide; then they are a degree."""
 WITHIN = (11.25, 22.5, 30.0)
 
 
@@ -51,6 +53,7 @@ class NormalsErrors(Metric):
     def __init__(self, *, exact_median: bool = False, eight_bit: bool = False) -> None:
         super().__init__(dist_sync_fn=gather)
         self.exact_median = exact_median
+        self.additive = not exact_median
         self.eight_bit = eight_bit
         self.add_state("pixels", torch.tensor(0), "sum")
         self.add_state("total", torch.tensor(0.0, dtype=torch.float64), "sum")
@@ -82,15 +85,41 @@ class NormalsErrors(Metric):
             self.histogram += bins.bincount(minlength=len(self.histogram))
 
     def compute(self) -> dict[str, float]:
-        within = self.within / self.pixels.double()
-        return floats(
-            mean=self.total / self.pixels,
-            median=self._median(),
-            rmse=(self.squares / self.pixels).sqrt(),
-            within_11_25=within[0],
-            within_22_5=within[1],
-            within_30=within[2],
-        )
+        means = self._means(stacked(*self._sums()))
+        return floats(**{"mean": means["mean"], "median": self._median(), **means})
+
+    def statistics(self) -> Tensor:
+        """Pixels, sums of angles and squares, pixels within each bound, and a coarse histogram.
+
+        Float64 ``[321]``. The bins are a quarter of a degree wide up to 45 degrees, then a degree.
+        """
+        fine, wide = self.histogram.tensor_split([FINE * BINS_A_DEGREE])
+        coarse = [fine.view(-1, BINS_A_DEGREE // 4).sum(1), wide.view(-1, BINS_A_DEGREE).sum(1)]
+        return torch.cat([stacked(*self._sums()), *coarse])
+
+    def measures_of(self, statistics: Tensor) -> dict[str, Tensor]:
+        """The measures for sums over images ``[..., 321]``.
+
+        The median lies in the bin of the true one, so it is within a quarter of a degree of it (from 45
+        degrees on a degree); it is interpolated as if angles were spread evenly over the bin. All others are
+        as exact as :meth:`compute`'s.
+        """
+        sums, histogram = statistics.tensor_split([3 + len(WITHIN)], -1)
+        means = self._means(sums)
+        return {"mean": means["mean"], "median": median_of_bins(histogram), **means}
+
+    def _sums(self) -> tuple[Tensor, ...]:
+        return (self.pixels, self.total, self.squares, *self.within)
+
+    def _means(self, sums: Tensor) -> dict[str, Tensor]:
+        pixels, total, squares, *within = sums.unbind(-1)
+        return {
+            "mean": total / pixels,
+            "rmse": (squares / pixels).sqrt(),
+            "within_11_25": within[0] / pixels,
+            "within_22_5": within[1] / pixels,
+            "within_30": within[2] / pixels,
+        }
 
     def _median(self) -> Tensor:
         """The middle angle, or the mean of the two middle ones."""
@@ -102,6 +131,26 @@ class NormalsErrors(Metric):
             return torch.cat(gathered).sort().values[middle].mean()
         bins = torch.searchsorted(self.histogram.cumsum(0), middle, right=True)
         return (bins.double() + 0.5).mean() / BINS_A_DEGREE
+
+
+def median_of_bins(histogram: Tensor) -> Tensor:
+    """The median angle of histograms as in :meth:`NormalsErrors.statistics`, in degrees.
+
+    Args:
+        histogram: Float64 ``[..., 315]``, zero or more.
+
+    Returns:
+        ``[...]``, NaN where a histogram is empty.
+    """
+    fine = torch.arange(4 * FINE, dtype=torch.float64, device=histogram.device) / 4
+    edges = torch.cat([fine, torch.arange(FINE, 181, dtype=torch.float64, device=histogram.device)])
+    below = histogram.cumsum(-1)
+    half = below[..., -1:] / 2
+    place = torch.searchsorted(below, half).clamp(max=histogram.shape[-1] - 1)
+    inside = histogram.gather(-1, place)
+    part = (half - below.gather(-1, place) + inside) / inside
+    low = edges[place]
+    return (low + part * (edges[place + 1] - low)).squeeze(-1)
 
 
 def through_eight_bit(vectors: Tensor) -> Tensor:

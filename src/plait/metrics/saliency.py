@@ -42,8 +42,11 @@ class SaliencySurvey(ImageSums):
         self.sum_images(self.passed[values.long()], positive, known)
 
     def compute(self) -> dict[str, float]:
-        miou, max_f = self.best_of_means()
-        return floats(miou=miou, max_f=max_f)
+        return floats(**self.measures_of(self.statistics()))
+
+    def measures_of(self, statistics: Tensor) -> dict[str, Tensor]:
+        """The measures for sums over images, as :meth:`statistics` of one."""
+        return self.best_of_means(statistics)
 
 
 class SaliencyPooled(PooledCounts):
@@ -71,9 +74,13 @@ class SaliencyPooled(PooledCounts):
         self.count(target, probability, *again)
 
     def compute(self) -> dict[str, float]:
-        found = floats(max_f_pooled=self.best_f(beta_square=0.3))
+        return floats(**self.measures_of(self.statistics()))
+
+    def measures_of(self, statistics: Tensor) -> dict[str, Tensor]:
+        """The measures for sums over images, as :meth:`statistics` of one."""
+        found = {"max_f_pooled": self.best_f(statistics, beta_square=0.3)}
         if self.second_sigmoid:
-            found |= floats(max_f_pooled_second_sigmoid=self.best_f(1, beta_square=0.3))
+            found["max_f_pooled_second_sigmoid"] = self.best_f(statistics, 1, beta_square=0.3)
         return found
 
 
@@ -98,5 +105,13 @@ class Saliency(PooledCounts, ImageSums):
         self.sum_images(torch.bucketize(values, thresholds), positive, known)
 
     def compute(self) -> dict[str, float]:
-        miou, max_f = self.best_of_means()
-        return floats(miou=miou, max_f=max_f, max_f_pooled=self.best_f(beta_square=0.3))
+        return floats(**self.measures_of(self.statistics()))
+
+    def statistics(self) -> Tensor:
+        """Those of the counts over the split, then those of the sums over images, float64 ``[86]``."""
+        return torch.cat([PooledCounts.statistics(self), ImageSums.statistics(self)])
+
+    def measures_of(self, statistics: Tensor) -> dict[str, Tensor]:
+        """The measures for sums over images ``[..., 86]``."""
+        pooled, images = statistics.tensor_split([2 * len(POOLED) + 2], -1)
+        return self.best_of_means(images) | {"max_f_pooled": self.best_f(pooled, beta_square=0.3)}

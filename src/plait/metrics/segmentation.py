@@ -44,6 +44,7 @@ class MeanIoU(Metric):
 
     full_state_update = False
     higher_is_better = True
+    additive = True
     confusion: Tensor
 
     def __init__(
@@ -104,9 +105,23 @@ class MeanIoU(Metric):
 
     def per_class(self) -> Tensor:
         """Intersection over union of each class: float64 ``[classes]``, NaN where the union is empty."""
+        hits, actual, predicted = self.statistics().chunk(3)
+        return hits / (actual + predicted - hits)
+
+    def statistics(self) -> Tensor:
+        """Hits, true pixels and predicted pixels of each class: float64 ``[3 classes]``."""
         confusion = self.confusion.double()
-        hits = confusion.diagonal()
-        return hits / (confusion.sum(1) + confusion.sum(0)[:-1] - hits)
+        return torch.cat([confusion.diagonal(), confusion.sum(1), confusion.sum(0)[:-1]])
+
+    def measures_of(self, statistics: Tensor) -> dict[str, Tensor]:
+        """The measures for sums over images ``[..., 3 classes]``."""
+        hits, actual, predicted = statistics.chunk(3, -1)
+        union, seen = actual + predicted - hits, actual.sum(-1)
+        averaged = actual > 0 if self.absent == "present" else union > 0
+        iou = (hits / union).where(averaged, 0.0)
+        count = torch.full_like(seen, self.classes) if self.absent == "zero" else averaged.sum(-1)
+        miou = (iou.sum(-1) / count).where(seen > 0, torch.nan)
+        return {"miou": miou, "pixel_accuracy": hits.sum(-1) / seen}
 
     def compute(self) -> dict[str, float]:
         iou, pixels = self.per_class(), self.confusion.sum(1)

@@ -59,6 +59,7 @@ def run_study(
     measure_again: bool = False,
     reuse: Sequence[Path] = (),
     overrides: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
     display: Display | None = None,
     command: str | None = None,
 ) -> tuple[Path, Snapshot]:
@@ -76,6 +77,7 @@ def run_study(
         measure_again: Measure again what arms cost, on a quieter machine for instance.
         reuse: Folders of other studies, whose finished runs count if they are the same.
         overrides: Keys of all arms' recipes, as on a command line: ``["--data.root", "/data/nyud"]``.
+        seeds: In the place of the study's; None for those.
         display: What shows the progress; None for nothing.
         command: What was typed, for the report.
 
@@ -91,6 +93,8 @@ def run_study(
 
     path, where, display = recipe_path(file), where or Where(), display or Display(None)
     study = replace(load_study(path), overrides=dict(parse_overrides(overrides)))
+    if seeds is not None:
+        study = replace(study, seeds=list(seeds))
     folder = out or Path("studies") / study.name
     with display, display.stage("Reading the study and its recipes"):
         arms = arms_of(study, path.parent)

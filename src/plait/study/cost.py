@@ -1,4 +1,4 @@
-"""What a network costs: parameters, operations, time and memory, of inference and of a training step.
+"""What a network costs: parameters, operations, time, memory and energy, of inference and of a training step.
 
 Multiply-accumulates and floating-point operations are named apart: one multiply-accumulate is two operations.
 Both come from torch's own counter, which counts matrix products and convolutions and nothing else.
@@ -6,23 +6,30 @@ Both come from torch's own counter, which counts matrix products and convolution
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from plait.balancing.gradients import reached
+from plait.study.live_tensors import peak_memory
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from plait.study.energy import EnergyCounter
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,40 +41,61 @@ class Cost:
         flops: Floating-point operations of one image's forward pass, two for a multiply-accumulate.
         latency: Seconds for one image, the median of several.
         memory: Peak bytes of the tensors alive in inference on one image, parameters included.
-        step_seconds: Seconds of one training step (forward and backward), the median; None if not measured.
+        active_parameters: How many of the parameters take part in predicting all tasks, in evaluation: heads
+            of auxiliary tasks, discriminators and branches that are not used do not. None if not counted.
+        step_seconds: Seconds of one training step, the median; None if not measured.
         step_memory: Peak bytes of the tensors alive in that step, parameters included; None if not measured.
+        energy: Joules for one image; None if not measured, or where the machine does not tell.
+        step_energy: Joules for one training step, likewise.
     """
 
     parameters: int
     flops: int
     latency: float
     memory: int
+    active_parameters: int | None = None
     step_seconds: float | None = None
     step_memory: int | None = None
+    energy: float | None = None
+    step_energy: float | None = None
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one image's forward pass: half the operations."""
         return self.flops // 2
 
+    @classmethod
+    def of(cls, numbers: Mapping[str, Any]) -> Cost:
+        """The cost among the numbers of a measurement, by the names of the attributes."""
+        return cls(**{field.name: numbers[field.name] for field in dataclasses.fields(cls)})
+
 
 def together(costs: Sequence[Cost]) -> Cost:
     """The cost of networks that are used one after the other: sums, but for memory.
 
     In inference all parameters stay in memory while one network runs, so its peak is counted on top of the
-    others' parameters (4 bytes each). Each network is trained alone, so the hungriest one's step counts.
+    others' parameters (4 bytes each). Each network is trained alone, so the hungriest one's step counts. What
+    is not known of one network is not known of all.
     """
     everything = sum(cost.parameters for cost in costs)
-    seconds = [cost.step_seconds for cost in costs if cost.step_seconds is not None]
-    memory = [cost.step_memory for cost in costs if cost.step_memory is not None]
+    memory = known(costs, "step_memory")
     return Cost(
         parameters=everything,
         flops=sum(cost.flops for cost in costs),
         latency=sum(cost.latency for cost in costs),
         memory=max(cost.memory + 4 * (everything - cost.parameters) for cost in costs),
-        step_seconds=sum(seconds) if len(seconds) == len(costs) else None,
-        step_memory=max(memory) if len(memory) == len(costs) else None,
+        step_memory=max(memory) if memory is not None else None,
+        **{
+            name: sum(values) if (values := known(costs, name)) is not None else None
+            for name in ("active_parameters", "step_seconds", "energy", "step_energy")
+        },
     )
+
+
+def known(costs: Sequence[Cost], name: str) -> list[Any] | None:
+    """A quantity of each cost; None unless all have it."""
+    values = [getattr(cost, name) for cost in costs]
+    return None if any(value is None for value in values) else values
 
 
 def measure(
@@ -87,59 +115,145 @@ def measure(
         size: Height and width of the image.
         repeats: How often each is timed, after one run that is not counted.
         threads: Processor threads while measuring; None leaves them.
-        step_batch: Images in a training step; None measures no training step.
+        step_batch: Images in a training step, forward and backward without losses; None measures none.
+            :mod:`plait.study.measuring` measures whole steps.
         step_size: Their height and width; None for ``size``.
 
     Returns:
         A cost a network.
     """
+    device = device_of(next(iter(models.values())))
     with using_threads(threads):
-        forward: dict[str, Callable[[], object]] = {
-            name: inference(model, size) for name, model in models.items()
+        costs = measure_inference(models, dict.fromkeys(models, size), repeats=repeats)
+        if step_batch is None:
+            return costs
+        steps = {
+            name: Step(training(model, step_batch, step_size or size), partial(held_by, model))
+            for name, model in models.items()
         }
-        flops, memory = {}, {}
-        for name, run in forward.items():
+        for step in steps.values():
+            step.run()
+        measured = measure_steps(steps, device, repeats=max(1, repeats // 2))
+    return {name: measured[name].added_to(cost) for name, cost in costs.items()}
+
+
+def measure_inference(
+    models: Mapping[Key, nn.Module],
+    sizes: Mapping[Key, tuple[int, int]],
+    *,
+    repeats: int = 7,
+    counter: EnergyCounter | None = None,
+) -> dict[Key, Cost]:
+    """What networks on one device cost in inference on one image each; see :func:`measure`.
+
+    Args:
+        models: The networks.
+        sizes: Height and width of the image of each.
+        repeats: How often each is timed.
+        counter: What counts energy, if anything does.
+    """
+    forward = {key: inference(model, sizes[key]) for key, model in models.items()}
+    flops, memory = {}, {}
+    for key, run in forward.items():
+        run()
+        with FlopCounterMode(display=False) as operations:
             run()
-            with FlopCounterMode(display=False) as counter:
-                run()
-            flops[name] = int(counter.get_total_flops())
-            memory[name] = peak_memory(run, models[name])
-        latency = taking_turns(forward, repeats, device_of(models))
-        step_seconds: dict[str, float] = {}
-        step_memory: dict[str, int] = {}
-        if step_batch is not None:
-            train = {name: training(model, step_batch, step_size or size) for name, model in models.items()}
-            for name, run in train.items():
-                run()
-                step_memory[name] = peak_memory(run, models[name])
-            step_seconds = taking_turns(train, max(1, repeats // 2), device_of(models))
+        flops[key] = int(operations.get_total_flops())
+        memory[key] = peak_memory(run, held_by(models[key]), device_of(models[key]))
+    latency = {}
+    if models:
+        latency = taking_turns(forward, repeats, device_of(next(iter(models.values()))))
     return {
-        name: Cost(
+        key: Cost(
             parameters=sum(p.numel() for p in model.parameters()),
-            flops=flops[name],
-            latency=latency[name],
-            memory=memory[name],
-            step_seconds=step_seconds.get(name),
-            step_memory=step_memory.get(name),
+            active_parameters=active_parameters(model, sizes[key]),
+            flops=flops[key],
+            latency=latency[key],
+            memory=memory[key],
+            energy=None if counter is None else joules(forward[key], counter, device_of(model)),
         )
-        for name, model in models.items()
+        for key, model in models.items()
     }
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training step that can be made again and again.
+
+    Attributes:
+        run: Makes one; gradients are freed when it returns.
+        held: The tensors that are there before and after it.
+    """
+
+    run: Callable[[], object]
+    held: Callable[[], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What a training step costs; see :class:`Cost`."""
+
+    step_seconds: float
+    step_memory: int
+    step_energy: float | None = None
+
+    def added_to(self, cost: Cost) -> Cost:
+        """The cost with this step's."""
+        return dataclasses.replace(cost, **vars(self))
+
+
+def measure_steps(
+    steps: Mapping[Key, Step], device: torch.device, *, repeats: int = 3, counter: EnergyCounter | None = None
+) -> dict[Key, StepCost]:
+    """What training steps on one device cost, taking turns; each was made once before.
+
+    Memory is measured in a step of its own, which takes longer and is not timed.
+    """
+    memory = {key: peak_memory(step.run, step.held(), device) for key, step in steps.items()}
+    seconds = taking_turns({key: step.run for key, step in steps.items()}, repeats, device)
+    return {
+        key: StepCost(
+            seconds[key], memory[key], None if counter is None else joules(step.run, counter, device)
+        )
+        for key, step in steps.items()
+    }
+
+
+def joules(run: Callable[[], object], counter: EnergyCounter, device: torch.device) -> float | None:
+    """Joules of one run."""
+    return counter.joules(run, wait=lambda: synchronise(device))
 
 
 def inference(model: nn.Module, size: tuple[int, int]) -> Callable[[], object]:
     """One image through the network, in evaluation mode and without gradients."""
-    images = torch.zeros(1, 3, *size, device=next(model.parameters()).device)
+    images = torch.zeros(1, 3, *size, device=device_of(model))
 
     def run() -> object:
-        mode = model.training
-        model.eval()
-        try:
-            with torch.no_grad():
-                return model(images)
-        finally:
-            model.train(mode)
+        with evaluating(model), torch.no_grad():
+            return model(images)
 
     return run
+
+
+def active_parameters(model: nn.Module, size: tuple[int, int]) -> int:
+    """How many parameters the final predictions of an image depend on in evaluation, frozen ones included.
+
+    They are looked up in the graph that computed the predictions, so a weight counts whatever its value.
+    """
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    images = torch.zeros(1, 3, *size, device=device_of(model))
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+        with evaluating(model), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+            made = model(images)
+        outputs = tree_leaves(getattr(made, "final", made))
+        used = reached([leaf for leaf in outputs if isinstance(leaf, Tensor)])
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+    own = set(model.parameters())
+    return sum(leaf.numel() for leaf in used if leaf in own)
 
 
 def training(model: nn.Module, batch: int, size: tuple[int, int]) -> Callable[[], object]:
@@ -147,7 +261,7 @@ def training(model: nn.Module, batch: int, size: tuple[int, int]) -> Callable[[]
 
     BatchNorm statistics and gradients are restored, so the network stays what it was.
     """
-    images = torch.zeros(batch, 3, *size, device=next(model.parameters()).device)
+    images = torch.zeros(batch, 3, *size, device=device_of(model))
 
     def run() -> None:
         mode = model.training
@@ -169,10 +283,10 @@ def training(model: nn.Module, batch: int, size: tuple[int, int]) -> Callable[[]
 
 
 def taking_turns(
-    runs: Mapping[str, Callable[[], object]], repeats: int, device: torch.device
-) -> dict[str, float]:
+    runs: Mapping[Key, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[Key, float]:
     """Median seconds of each, run one after the other ``repeats`` times."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[Key, list[float]] = {name: [] for name in runs}
     for _, (name, run) in itertools.product(range(repeats), runs.items()):
         synchronise(device)
         start = time.perf_counter()
@@ -188,72 +302,26 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def device_of(models: Mapping[str, nn.Module]) -> torch.device:
-    """Where the networks are."""
-    return next(next(iter(models.values())).parameters()).device
+def device_of(model: nn.Module) -> torch.device:
+    """Where a network is."""
+    return next(model.parameters()).device
 
 
-def peak_memory(run: Callable[[], object], model: nn.Module) -> int:
-    """Peak bytes of the tensors alive while ``run`` runs, parameters and buffers included.
-
-    On an accelerator this is the allocator's own peak. On a processor it counts the tensors that operators
-    return: memory that a kernel takes and gives back inside one operator is not seen.
-    """
-    device = next(model.parameters()).device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        base = torch.cuda.memory_allocated(device)
-        run()
-        peak = int(torch.cuda.max_memory_allocated(device))
-        return peak - int(base) + resident(model)
-    live = LiveTensors()
-    with live:
-        run()
-    return live.peak + resident(model)
+def held_by(model: nn.Module) -> list[Tensor]:
+    """A network's parameters and buffers."""
+    return [*model.parameters(), *model.buffers()]
 
 
-def resident(model: nn.Module) -> int:
-    """Bytes of a network's parameters and buffers."""
-    return sum(t.numel() * t.element_size() for t in itertools.chain(model.parameters(), model.buffers()))
-
-
-class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the tensors that operators make and that are still alive.
-
-    Attributes:
-        peak: The most bytes alive after any operator; where more than ``exact`` tensors are alive, to within
-            one percent below.
-    """
-
-    def __init__(self, exact: int = 2000) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.exact = exact
-        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.total = 0
-        """Bytes of ``alive``, of which some may have been freed since it was last looked through."""
-        self.peak = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        given = {
-            leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)
-        }
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                storage = leaf.untyped_storage()
-                if storage._cdata not in given and storage._cdata not in self.alive:
-                    reference = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-                    self.alive[storage._cdata] = (reference, storage.nbytes())
-                    self.total += storage.nbytes()
-        # What was freed lowers the total, so it only has to be looked for where the total is a new peak. A
-        # reference keeps its address from being given to another tensor.
-        if self.total > self.peak * (1.0 if len(self.alive) < self.exact else 1.01):
-            self.alive = {key: (ref, size) for key, (ref, size) in self.alive.items() if not ref.expired()}  # type: ignore[no-untyped-call]
-            self.total = sum(size for _, size in self.alive.values())
-            self.peak = max(self.peak, self.total)
-        return result
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A network in evaluation mode; each of its parts is then in the mode that it was in before."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @contextmanager

@@ -85,6 +85,12 @@ def unlike(study: Study, arms: Sequence[ArmResult]) -> Iterator[str]:
         told = join([f"{key} {value}" for key, value in here])
         yield f"{join(names)} differ{'s' * (len(names) == 1)} from the study's recipe in {told}."
     for arm in arms:
+        started = arm.seeds[0].runs[0].recipe.model.init_from if arm.seeds else None
+        if started is not None:
+            what = "a trained run" if isinstance(started, str) else "trained single-task networks"
+            yield f"{arm.name} starts from {what}, whose training comes on top of its own."
+        if arm.note:
+            yield f"{arm.name}: {arm.note}."
         for task, settings in arm.tuned.items():
             what = f" on {task}" * bool(task)
             chosen = join([f"{key} {shown(value)}" for key, value in settings.items()])

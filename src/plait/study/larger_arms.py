@@ -16,7 +16,7 @@ MORE = 1.05
 
 
 def larger_arms(arms: Sequence[PlannedArm], how: Literal["wider"] | Sequence[str]) -> list[PlannedArm]:
-    """The arms, and at the end single-task networks that need as many operations as those arms that need more.
+    """The arms, and at the end single-task networks as large as those of them that need more operations.
 
     Args:
         arms: With their single-task references.
@@ -29,6 +29,7 @@ def larger_arms(arms: Sequence[PlannedArm], how: Literal["wider"] | Sequence[str
 
     made: list[PlannedArm] = []
     held: list[PlannedArm] = []
+    plain: dict[tuple[str, tuple[int, int]], int] = {}
     for arm in arms:
         reference = next((r for r in arms if r.name == arm.reference), None)
         if reference is None:
@@ -37,10 +38,12 @@ def larger_arms(arms: Sequence[PlannedArm], how: Literal["wider"] | Sequence[str
         size = seen_size(arm.recipe)
         single = [network.recipe for network in reference.networks]
         try:
-            needed, plain = total_macs([arm.recipe], size), total_macs(single, size)
+            needed = total_macs([arm.recipe], size)
+            if (reference.name, size) not in plain:
+                plain[reference.name, size] = total_macs(single, size)
         except ConfigurationError as error:
             raise ConfigurationError(f"arm {arm.name!r}: {error}") from error
-        if needed <= MORE * plain:
+        if needed <= MORE * plain[reference.name, size]:
             held.append(arm)
             continue
         larger = larger_recipe(single, needed, how, size)
@@ -56,9 +59,7 @@ def larger_arms(arms: Sequence[PlannedArm], how: Literal["wider"] | Sequence[str
                 networks=networks,
                 processes=reference.processes,
                 reference=reference.name,
-                note=(
-                    f"made for {arm.name}: {larger.changed}, {larger.ratio:.2f} times its multiply-accumulates"
-                ),
+                note=f"made for {arm.name}: {larger.changed}, {larger.ratio:.2f} times its operations",
             )
             made.append(known)
         held.append(replace(arm, larger=known.name))

@@ -59,6 +59,18 @@ class Range:
         require(self.low > 0 or not self.log, "tuning.search", "positive where log is true", self.low)
 
 
+def number(value: Any) -> Any:
+    """A value, or the number that a text means: YAML 1.1 takes ``1e-4`` for text.
+
+    >>> number("1e-4"), number("adam"), number(3)
+    (0.0001, 'adam', 3)
+    """
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
     """A search for each arm's settings on the validation split, of the same size for every arm.
@@ -92,8 +104,9 @@ class Tuning:
         """
         value = self.search[key]
         if isinstance(value, list) and value:
-            return value
+            return [number(item) for item in value]
         if isinstance(value, Mapping):
+            value = {end: number(item) for end, item in value.items()}
             known = {f.name for f in dataclasses.fields(Range)}
             numbers = all(isinstance(value.get(end), int | float) for end in ("low", "high"))
             if numbers and set(value) <= known:

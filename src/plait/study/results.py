@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -65,6 +65,7 @@ class ArmResult:
         failed: The error of each seed that failed.
         missing: Seeds that have not finished.
         steps: Updates of each of its runs.
+        note: How larger single-task networks were made.
     """
 
     name: str
@@ -80,6 +81,7 @@ class ArmResult:
     failed: Mapping[int, str] = field(default_factory=dict)
     missing: tuple[int, ...] = ()
     steps: int = 0
+    note: str = ""
 
     @property
     def networks(self) -> int:
@@ -217,7 +219,7 @@ def arm_result(
         recipe=replace(recipes[0], tasks=tasks),
         axes=arm["axes"],
         seeds=tuple(seeds),
-        cost=None if cost is None else Cost(**{f.name: cost[f.name] for f in fields(Cost)}),
+        cost=None if cost is None else Cost.of(cost),
         reference=arm["reference"],
         larger=arm["larger"],
         tuned=tuned,
@@ -225,4 +227,5 @@ def arm_result(
         failed=failed,
         missing=tuple(missing),
         steps=recipes[0].training.steps,
+        note=arm["note"],
     )

@@ -265,10 +265,10 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file that is there whole or not at all."""
     fresh = path.with_name(f"{path.name}.writing")
-    write_durably(fresh, text.encode())
+    write_durably(fresh, content.encode() if isinstance(content, str) else content)
     fresh.replace(path)
 
 

@@ -16,6 +16,7 @@ from plait.data.transforms import undo
 from plait.models.network import MultiTaskNetwork
 from plait.tasks.base import Task
 from plait.training.distributed import rank, world_size
+from plait.training.per_image import Collector, PerImage
 from plait.training.precision import Precision, autocast
 from plait.training.scores import Scores
 
@@ -53,21 +54,47 @@ def evaluate(
     Returns:
         The measures of each task. A task that no sample has a label for has NaN.
     """
+    scores, _ = evaluate_images(
+        model,
+        dataset,
+        tasks,
+        evaluation=evaluation,
+        device=device,
+        precision=precision,
+        progress=progress,
+    )
+    return scores
+
+
+def evaluate_images(
+    model: MultiTaskNetwork,
+    dataset: DataSet,
+    tasks: Sequence[Task] | None = None,
+    *,
+    evaluation: Evaluation | None = None,
+    device: torch.device | str | None = None,
+    precision: Precision = "fp32",
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Scores, PerImage]:
+    """As :func:`evaluate`, and what each image adds to the scores: the same in every process."""
     evaluation = evaluation or Evaluation()
     scored = scored_tasks(tasks or model.tasks, evaluation.protocol, dataset)
     device = torch.device(device) if device is not None else next(model.parameters()).device
-    metrics: dict[str, Metric] = {task.name: task.metric().to(device) for task in scored}
+    collector = Collector(scored, len(dataset), device)
+    place = rank()
     done = 0
     for ids, decoded, labels in predictions(
         model, dataset, scored, evaluation=evaluation, device=device, precision=precision
     ):
         for name, label in labels.items():
-            metrics[name].update(decoded[name][None], label[None].to(device))
+            collector.update(name, place, decoded[name][None], label[None].to(device))
+        place += world_size()
         done += len(ids) > 0
         if progress is not None:
             progress(min(done * world_size(), len(dataset)), len(dataset))
-    values = {name: numbers(metric) for name, metric in metrics.items()}
-    return Scores.of(scored, values, split=dataset.split, images=len(dataset))
+    values = {name: numbers(metric) for name, metric in collector.metrics.items()}
+    scores = Scores.of(scored, values, split=dataset.split, images=len(dataset))
+    return scores, collector.gathered(tuple(dataset.id(place) for place in range(len(dataset))))
 
 
 def scored_tasks(tasks: Sequence[Task], protocol: str, dataset: DataSet) -> list[Task]:

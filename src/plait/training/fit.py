@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
 
-from plait.config import Recipe, dump, load_recipe, plain
+from plait.config import Recipe, dump, load_recipe, may_change, plain
 from plait.data.device import DrawnBatch
 from plait.data.loader import Normalisation, drawn_batches, train_batches
 from plait.data.sample import Batch, DataSet
@@ -26,25 +26,15 @@ from plait.training.checkpoint import explained_full_disk, find, write_atomicall
 from plait.training.diagnosis import Measurement, users_of
 from plait.training.distributed import rank, world_size
 from plait.training.environment import environment
-from plait.training.evaluate import evaluate
+from plait.training.evaluate import evaluate, evaluate_images
 from plait.training.journal import Journal, Progress, nested, shown
 from plait.training.logs import flat
 from plait.training.processes import join
-from plait.training.run import ENVIRONMENT, RECIPE, SCORES, Run, load_run, make_network
+from plait.training.run import ENVIRONMENT, IMAGES, RECIPE, SCORES, Run, load_run, make_network
 from plait.training.selection import split_loss
 from plait.training.session import Session, Stopwatch, make_trial
-from plait.training.step import NonFiniteWatch, StepReport, alternating_step, training_step
+from plait.training.step import NonFiniteWatch
 from plait.training.tuning import Choices, choose, threads
-
-MAY_CHANGE = (
-    "training.workers",
-    "training.trackers",
-    "training.log_every",
-    "training.diagnose_every",
-    "evaluation.batch_size",
-    "published",
-)
-"""What may differ when a run goes on, with what is below it: nothing that decides its weights or scores."""
 
 
 def train(
@@ -91,6 +81,7 @@ def train(
             session.restore(last)
             with shown(progress if processes.is_main_process else False, session.step) as tell:
                 fit(session, run, dataset, tell)
+            processes.wait_for_everyone()  # the first one has written the weights that all of them score
             score(session, run, split or recipe.data.test_split)
     processes.wait_for_everyone()
     return run
@@ -102,9 +93,6 @@ def fit(session: Session, run: Run, dataset: DataSet, tell: Progress) -> None:
     last, validates = run.path / "checkpoints" / "last", validation_interval(run.recipe)
     batches = micro_batches(run, dataset, session.model.normalisation, session.step, session.batches)
     watch = NonFiniteWatch([task.name for task in run.tasks], policy=training.non_finite)
-    make_step: Callable[..., StepReport] = (
-        alternating_step if training.alternate_tasks else partial(training_step, compared=session.compared)
-    )
     if training.affinity_every is not None:
         check_shares(session.model)
     if training.diagnose_every is not None:
@@ -149,23 +137,12 @@ def fit(session: Session, run: Run, dataset: DataSet, tell: Progress) -> None:
                     precision=session.choices.precision,
                     scale=None if session.scaler is None else session.scaler.scale,
                 )
-            buffers = session.buffers()
-            report = make_step(
-                session.model,
-                micro,
-                session.balancer,
-                session.optimizer,
-                precision=session.choices.precision,
-                clip_norm=training.clip_norm,
-                scaler=session.scaler,
-                **({"extra": extra} if extra else {}),
-            )
+            report = session.update(micro, extra)
             if measurement is not None:
                 gradients = measurement.after(
                     report, clip_norm=training.clip_norm, one_update=not training.alternate_tasks
                 )
                 measurement = None
-            session.keep_buffers(buffers, report.updated)
             session.end_step(len(dataset))
         watch.observe(session.step, report)
         journal.add(report)
@@ -244,9 +221,10 @@ def validate(session: Session, run: Run, dataset: DataSet) -> dict[str, Any]:
 def score(session: Session, run: Run, split: str) -> None:
     """Scores the run's final network: on the test split, what is reported, and never selected by."""
     model = run.model(session.device)
-    scores = evaluate(model, run.dataset(split), evaluation=run.recipe.evaluation)
+    scores, images = evaluate_images(model, run.dataset(split), evaluation=run.recipe.evaluation)
     if rank() == 0:
         with explained_full_disk(f"the scores in {run.path}"):
+            images.save(run.path / IMAGES)  # first: a run with scores is finished
             write_atomically(run.path / SCORES, scores.json() + "\n")
 
 
@@ -301,15 +279,6 @@ def differences(one: Recipe, other: Recipe) -> list[tuple[str, str, str]]:
         for key in {**first, **second}
         if first.get(key) != second.get(key) and not may_change(key)
     ]
-
-
-def may_change(key: str) -> bool:
-    """Whether a dotted key of a recipe may differ when a run goes on.
-
-    >>> may_change("training.workers"), may_change("published.source"), may_change("training.steps")
-    (True, True, False)
-    """
-    return any(key == name or key.startswith(f"{name}.") for name in MAY_CHANGE)
 
 
 def written(recipe: Mapping[str, Any], key: str) -> str:

@@ -6,6 +6,7 @@
     OUT/environment.json      versions, machine, command, and what was chosen at the start
     OUT/log.jsonl, log.csv    losses and validations by step
     OUT/checkpoints/last/     and best/ where the recipe keeps the best
+    OUT/images.safetensors    what each image of the test split adds to the scores
     OUT/scores.json           of the test split; there once the run is finished
 """
 
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     from plait.data.sample import DataSet
     from plait.models.network import MultiTaskNetwork
     from plait.tasks.base import Task
+    from plait.training.per_image import PerImage
 
 RECIPE, ENVIRONMENT, SCORES = "recipe.yaml", "environment.json", "scores.json"
+IMAGES = "images.safetensors"
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,18 @@ class Run:
             DataError: If it is not finished.
         """
         return Scores.load(self.path / SCORES)
+
+    @property
+    def per_image(self) -> PerImage | None:
+        """What each image of the test split adds to the scores; None for a run that did not keep it.
+
+        Raises:
+            DataError: If the file is damaged.
+        """
+        from plait.training.per_image import PerImage
+
+        path = self.path / IMAGES
+        return PerImage.load(path) if path.is_file() else None
 
     @property
     def log(self) -> list[dict[str, Any]]:

@@ -7,11 +7,11 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import plait.balancing
 from plait import config
@@ -28,7 +28,13 @@ from plait.training.optimizers import make_optimizer, set_learning_rate
 from plait.training.precision import LossScaler, autocast
 from plait.training.schedules import factor
 from plait.training.selection import Selection
-from plait.training.step import check_pair, compared_parameters
+from plait.training.step import (
+    StepReport,
+    alternating_step,
+    check_pair,
+    compared_parameters,
+    training_step,
+)
 from plait.training.tuning import Choices, Trial
 
 
@@ -96,16 +102,34 @@ class Session:
         set_learning_rate(self.optimizer, self.lr)
         self.model.at_step(self.step, self.recipe.training.steps)
 
-    def buffers(self) -> list[Tensor]:
-        """A copy of the running statistics, where a step may turn out not to count; else nothing."""
-        if self.recipe.training.non_finite == "stop" and self.scaler is None:
-            return []
-        return [buffer.clone() for buffer in self.model.buffers()]
+    def update(self, micro: Sequence[Batch], extra: Sequence[Sequence[Batch]] = ()) -> StepReport:
+        """Makes the step's update, or one for each task in turn; one that does not count leaves no trace.
 
-    def keep_buffers(self, before: Sequence[Tensor], updated: Tensor) -> None:
-        """Puts running statistics back unless the step (bool scalar) was applied, without waiting."""
+        Args:
+            micro: The parts of the step's batch, placed.
+            extra: Those of each further batch that the balancer wants, placed.
+        """
+        training = self.recipe.training
+        # Running statistics are only kept where a step may turn out not to count.
+        keeps = training.non_finite != "stop" or self.scaler is not None
+        before = [buffer.clone() for buffer in self.model.buffers()] if keeps else []
+        make_step = (
+            alternating_step
+            if training.alternate_tasks
+            else partial(training_step, extra=extra, compared=self.compared)
+        )
+        report = make_step(
+            self.model,
+            micro,
+            self.balancer,
+            self.optimizer,
+            precision=self.choices.precision,
+            clip_norm=training.clip_norm,
+            scaler=self.scaler,
+        )
         for buffer, old in zip(self.model.buffers(), before, strict=False):
-            buffer.copy_(torch.where(updated, buffer, old))
+            buffer.copy_(torch.where(report.updated, buffer, old))  # without waiting for the device
+        return report
 
     def end_step(self, samples: int) -> None:
         """Counts a step, moves the average, and tells the balancer when an epoch of so many samples ends."""

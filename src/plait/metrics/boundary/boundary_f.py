@@ -89,6 +89,7 @@ class BoundaryF(Metric):
 
     full_state_update = False
     higher_is_better = True
+    additive = True
     counts: Tensor
     best_of_images: Tensor
     images: Tensor
@@ -155,14 +156,23 @@ class BoundaryF(Metric):
         self.images += 1
 
     def compute(self) -> dict[str, float]:
-        if not self.images:
-            return {"ods": np.nan, "ois": np.nan, "ap": np.nan}
-        counts, interpolate = self.counts.cpu().numpy(), self.protocol.interpolate
-        return {
+        return {name: value.item() for name, value in self.measures_of(self.statistics()).items()}
+
+    def statistics(self) -> Tensor:
+        """Counts at each threshold, those at the images' own best ones, and images: float64 ``[4 K + 5]``."""
+        return torch.cat([self.counts.flatten(), self.best_of_images, self.images[None]]).double()
+
+    def measures_of(self, statistics: Tensor) -> dict[str, Tensor]:
+        """The measures for sums over images ``[..., 4 K + 5]``."""
+        sums = statistics.cpu().numpy()
+        counts, interpolate = sums[..., :-5].reshape(*sums.shape[:-1], -1, 4), self.protocol.interpolate
+        found = {
             "ods": scores.ods(counts, interpolate=interpolate),
-            "ois": scores.ois(self.best_of_images.cpu().numpy(), interpolate=interpolate),
+            "ois": scores.ois(sums[..., -5:-1], interpolate=interpolate),
             "ap": scores.average_precision(counts, interpolate=interpolate),
         }
+        seen = sums[..., -1] > 0
+        return {name: torch.as_tensor(np.where(seen, value, np.nan)) for name, value in found.items()}
 
     def curve(self) -> Curve:
         """Precision, recall and F at each threshold, of the images of all processes."""
