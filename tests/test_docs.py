@@ -18,7 +18,7 @@ SMALLER = {
     "quickstart": "--minutes 0.01",
     "train": "--training.steps 2 --training.batch_size 2 --training.precision fp32 --training.threads 1"
     " --training.channels_last false",
-    "study run": "--seeds 0 1 --training.steps 2 --training.batch_size 2 --augmentation.size [32,40]"
+    "study run": "--seeds 0 --training.steps 2 --training.batch_size 2 --augmentation.size [32,40]"
     " --evaluation.size [32,40]",
     "data build": "--images 4 --size 48x64 --quality draft",
 }

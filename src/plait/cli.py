@@ -122,17 +122,23 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def run(arguments: Sequence[str]) -> int:
     """Parses the arguments and calls the command."""
+    from plait.config import Recipe
+
     parser = make_parser()
     own, overrides = without_overrides(arguments)
     parsed, rest = parser.parse_known_args(own)
-    rest = overrides + rest
     if "command" not in parsed:
         parser.print_help()
         return 0
-    if rest and not getattr(parsed, "takes_overrides", False):
+    takes = getattr(parsed, "takes_overrides", "none")
+    unknown = {"none": overrides + rest, "recipe": rest, "any": []}[takes]
+    rest = overrides + rest
+    if unknown:
         options = [option for action in parsed.parser._actions for option in action.option_strings]
-        hint = registry.nearest(rest[0], options)
-        raise ConfigurationError(f"unknown argument {rest[0]!r}{hint} (see {parsed.parser.prog} --help)")
+        if takes == "recipe":
+            options += [f"--{part.name}" for part in fields(Recipe)]
+        hint = registry.nearest(unknown[0], options)
+        raise ConfigurationError(f"unknown argument {unknown[0]!r}{hint} (see {parsed.parser.prog} --help)")
     parsed.overrides = rest
     parsed.words = list(arguments)
     try:
@@ -216,7 +222,7 @@ def make_parser() -> Parser:
         "--print", action="store_true", dest="show", help="print the resolved recipe and stop"
     )
     train_.set_defaults(
-        takes_overrides=True,
+        takes_overrides="recipe",
         after_stop=["the same command, without --fresh, goes on from the last checkpoint, or from the start"],
     )
 
@@ -393,7 +399,7 @@ def make_parser() -> Parser:
             "root", type=Path, nargs="?", metavar="ROOT", help="the data's folder (rooms: the packaged set)"
         )
         parser.epilog = "An option of the data set is given as in a recipe, for instance:  --variant survey"
-        parser.set_defaults(takes_overrides=True)
+        parser.set_defaults(takes_overrides="any")
 
     check = add_data("check", data_check, "is this folder what the loader thinks it is?")
     add_root(check)
@@ -490,7 +496,7 @@ def add_study_commands(study_: Parser) -> None:
     run_.set_defaults(
         command=study_run,
         parser=run_,
-        takes_overrides=True,
+        takes_overrides="recipe",
         after_stop=["the same command keeps finished runs and goes on from the others' last checkpoints"],
     )
     run_.add_argument("study", metavar="STUDY", help="a YAML file, or the name of a built-in study")
