@@ -15,8 +15,7 @@ from plait import config
 from plait.config import Recipe, may_change, named, plain
 from plait.errors import ConfigurationError
 from plait.recipes import recipe_path
-from plait.study.plan import Study
-from plait.study.results import Role
+from plait.study.plan import Role, Study
 
 FROM_SINGLE_TASK = "single-task"
 """What ``model.init_from`` is in an arm that starts from the study's own single-task networks."""

@@ -149,7 +149,8 @@ def facts_of(study: Study, arms: Sequence[ArmResult], known: Mapping[str, Any]) 
             f"{in_words(sum(run.train_cpu_seconds for run in different))} of a processor"
         ),
     )
-    yield "Machine", f"{environment.get('processor')}, {environment.get('cores')} cores a run"
+    cores = environment.get("cores")
+    yield "Machine", f"{environment.get('processor')}, {cores} core{'s' * (cores != 1)} a run"
     yield "Accelerator", str(environment.get("accelerator") or "none")
     yield "System", f"{environment.get('platform')}, Python {environment.get('python')}"
     packages = environment.get("packages", {})

@@ -11,8 +11,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,11 @@ def perform(job: Job, *, devices: Devices | None = None, cores: Sequence[int] | 
     return replace(outcome, seconds=round(time.monotonic() - begun, 3))
 
 
-def single(job: Job) -> Outcome:
-    """Computes a job in this process."""
+def single(job: Job, ready: Callable[[], object] = lambda: None) -> Outcome:
+    """Computes a job in this process, after ``ready()``, whose errors are the job's, too."""
     forget_peak_memory()
     try:
+        ready()
         result = CALLS[job.call](**job.arguments)
     except DiskFullError as error:
         return Outcome(identity=job.identity, state="stopped", error=str(error))
@@ -50,8 +52,17 @@ def single(job: Job) -> Outcome:
         return Outcome(identity=job.identity, state="failed", error=f"out of memory: {error}")
     except Exception as error:  # noqa: BLE001  whatever a run dies of is its own result, not the study's end
         told = " ".join(f"{type(error).__name__}: {error}".split())
-        return Outcome(identity=job.identity, state="failed", error=told)
+        return Outcome(identity=job.identity, state="lost" if parted(told) else "failed", error=told)
     return Outcome(identity=job.identity, state="finished", result={**result, "peak_memory": peak_memory()})
+
+
+def parted(error: str) -> bool:
+    """Whether an error only says that another process of the same job has gone, whose own end is what counts.
+
+    >>> parted("RuntimeError: [gloo/transport/tcp/pair.cc:547] Connection closed by peer [192.0.2.7]:4242")
+    True
+    """
+    return ("gloo" in error and any(words in error for words in PARTED)) or "DistNetworkError" in error
 
 
 def train(*, recipe: str, folder: str, split: str | None = None) -> Mapping[str, Any]:
@@ -79,15 +90,18 @@ def measure(**arguments: Any) -> Mapping[str, Any]:
     return result
 
 
+PARTED = ("Connection closed", "Connection reset", "Broken pipe", "Timed out")
 CALLS = {"train": train, "measure": measure}
 
 
 def several(job: Job, devices: Devices | None, cores: Sequence[int] | None) -> Outcome:
-    """Computes a job in several processes that ``torchrun`` starts."""
+    """Computes a job in several processes that ``torchrun`` starts, and that end when this one does."""
+    own = usable_cores()
     environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    environment["OMP_NUM_THREADS"] = str(max(1, len(cores or own) // job.processes))
     if devices is not None:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
-    environment["OMP_NUM_THREADS"] = str(max(1, len(cores or ()) // job.processes))
     with tempfile.TemporaryDirectory(prefix="plait-job-") as name:
         file, out = Path(name) / "job.json", Path(name) / "out"
         out.mkdir()
@@ -96,11 +110,10 @@ def several(job: Job, devices: Devices | None, cores: Sequence[int] | None) -> O
             sys.executable, "-P", "-m", "torch.distributed.run", "--standalone",
             "--nproc-per-node", str(job.processes), "-m", "plait.study.perform", str(file), str(out),
         ]  # fmt: skip
-        own = usable_cores()
-        if cores:
-            use_cores(cores)
+        use_cores(cores or own)
         try:
-            ended = subprocess.run(words, env=environment, stdin=subprocess.DEVNULL, check=False)
+            with subprocess.Popen(words, env=environment, stdin=subprocess.PIPE) as torchrun:
+                code = torchrun.wait()  # nothing is written: see end_with_starter
         finally:
             use_cores(own)
         told = sorted(out.glob("*.json"), key=lambda path: int(path.stem))
@@ -109,11 +122,11 @@ def several(job: Job, devices: Devices | None, cores: Sequence[int] | None) -> O
         for outcome in outcomes:
             if outcome.state == state:
                 return outcome
-    if ended.returncode != 0 or len(outcomes) < job.processes:
+    if code != 0 or len(outcomes) < job.processes:
         return Outcome(
             identity=job.identity,
             state="lost",
-            error=f"one of its {job.processes} processes was ended ({ended.returncode})",
+            error=f"one of its {job.processes} processes was ended: out of memory, or by hand",
         )
     return outcomes[0]
 
@@ -131,17 +144,26 @@ def use_cores(cores: Sequence[int]) -> None:
 
 def main(file: str, out: str) -> int:
     """One of several processes of a job."""
-    from plait.training.distributed import rank
+    threading.Thread(target=end_with_starter, daemon=True).start()
     from plait.training.processes import join, leave
 
-    join()
-    here = rank()
-    outcome = single(replace(Job(**json.loads(Path(file).read_text(encoding="utf-8"))), processes=1))
-    (Path(out) / f"{here}.json").write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+    job = Job(**json.loads(Path(file).read_text(encoding="utf-8")))
+    outcome = single(replace(job, processes=1), join)
+    (Path(out) / f"{os.environ['RANK']}.json").write_text(json.dumps(asdict(outcome)), encoding="utf-8")
     if outcome.state != "finished":
         return 1  # torchrun then ends the others, which may wait for this one
     leave()
     return 0
+
+
+def end_with_starter() -> None:
+    """Ends this process when the one that started ``torchrun`` does, however it ended.
+
+    All of them have its end of a pipe as their standard input. ``torchrun`` itself would not notice, nor end
+    its processes if it were killed.
+    """
+    os.read(0, 1)  # not of sys.stdin, whose lock the end of the interpreter would wait for
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from plait.config import check_keys, in_words, plain, read_yaml, require
 from plait.errors import ConfigurationError
 from plait.recipes import recipe_path
 
+Role = Literal["arm", "single-task", "larger single-task"]
+"""What an arm of a study is: one of the user's, or single-task networks that those are held against."""
+
 RESERVED = ("single-task",)
 """How the names of arms may not begin: the study adds such arms itself."""
 

@@ -6,21 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from plait import config
 from plait.config import Recipe
 from plait.errors import ConfigurationError
 from plait.study import plan
-from plait.study.plan import Study
-from plait.training.run import Run, load_run
+from plait.study.arms import with_training
+from plait.study.plan import Role, Study
+from plait.training.run import RECIPE, Run, load_run
 
 if TYPE_CHECKING:
     from plait.metrics.relative_gain import Variant
     from plait.study.cost import Cost
     from plait.tasks.base import Measure, Task
-
-Role = Literal["arm", "single-task", "larger single-task"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +164,8 @@ def load_results(folder: Path) -> StudyResults:
     by_role = sorted(made, key=lambda arm: ("single-task", "arm", "larger single-task").index(arm.role))
     from plait.study.fairness import alike, facts_of, unlike
 
-    tasks = {task.name: task for run in finished for task in run.tasks if not task.auxiliary}
+    first = [run for arm in made for result in arm.seeds[:1] for run in result.runs]
+    tasks = {task.name: task for run in first for task in run.tasks if not task.auxiliary}
     protocol = finished[0].recipe.evaluation.protocol
     from plait.metrics import PROTOCOLS
 
@@ -195,13 +195,17 @@ def arm_result(
     from plait.study.cost import Cost
 
     networks = arm["networks"]
+    recipes = [config.parse(network["recipe"]) for network in networks]
     seeds, failed, missing = [], {}, []
     tuned: dict[str, Mapping[str, Any]] = {}
     for seed in study.seeds:
         found = [where.get((arm["name"], network["task"], seed)) for network in networks]
         known = [rows[name] for _, name in filter(None, found)]
         if len(known) == len(networks) and all(row.state == "finished" for row in known):
-            runs = tuple(load_run(folder / row.folder) for row in known)
+            runs = tuple(
+                read_run(folder / row.folder, with_training(recipe, seed=seed))
+                for row, recipe in zip(known, recipes, strict=True)
+            )
             seeds.append(SeedResult(seed=seed, runs=runs))
         elif wrong := [row.error for row in known if row.state == "failed"]:
             failed[seed] = wrong[0]
@@ -210,7 +214,6 @@ def arm_result(
         for network, entry in zip(networks, found, strict=True):
             if entry is not None and entry[0].settings:
                 tuned[network["task"]] = entry[0].settings
-    recipes = [config.parse(network["recipe"]) for network in networks]
     tasks = {name: options for recipe in recipes for name, options in recipe.tasks.items()}
     cost = costs.get(arm["name"])
     return ArmResult(
@@ -229,3 +232,13 @@ def arm_result(
         steps=recipes[0].training.steps,
         note=arm["note"],
     )
+
+
+def read_run(folder: Path, expected: Recipe) -> Run:
+    """A run's folder; its recipe is parsed only if it is not the expected one, as after a search."""
+    try:
+        if (folder / RECIPE).read_text(encoding="utf-8") == config.dump(expected):
+            return Run(folder, expected)
+    except OSError:
+        pass  # load_run says what is wrong
+    return load_run(folder)
