@@ -226,7 +226,7 @@ TUNING = {"trials": 4, "search": {"optimizer.lr": [0.004, 0.01, 0.05]}, "sampler
 def test_every_network_gets_the_same_number_of_trials_on_the_validation_split(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     executor = MadeUp()
-    snapshot, scheduler = carry_out(tmp_path, executor, tuning={**TUNING, "steps": 9})
+    snapshot, _ = carry_out(tmp_path, executor, tuning={**TUNING, "steps": 9})
     trials = [job for job in executor.begun if "trial" in named(job)]
     finals = [job for job in executor.begun if "trial" not in named(job)]
     by_network = {named(job).partition("-seed")[0] for job in trials}
