@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -46,6 +47,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def steps_logged(folder: Path) -> int:
+    return sum(len(path.read_bytes().splitlines()) for path in folder.glob("runs/*/log.jsonl"))
+
+
 def command(file: Path, out: Path, *words: str) -> list[str]:
     return [sys.executable, "-P", "-m", "plait", "study", "run", str(file), "--out", str(out), *words]
 
@@ -83,28 +88,31 @@ def test_killed_at_random_points_it_ends_with_the_same_scores_and_loses_no_finis
     file.write_text(yaml.safe_dump(tree, sort_keys=False))
     chance, finished, kills = random.Random(0), dict[str, str](), 0
     while True:
+        begun = steps_logged(out)
+        more = chance.randint(1, 9) if kills < 3 else RUNS * 3  # then it is left alone
         process = subprocess.Popen(
             command(file, out, "--jobs", "2", "--no-report"),
             stdout=subprocess.DEVNULL,
             start_new_session=True,
         )
-        try:
-            code = process.wait(timeout=None if kills >= 5 else 9 + 10 * chance.random())
-            assert code == 0
+        while process.poll() is None and steps_logged(out) < begun + more:
+            time.sleep(0.02)
+        if kills == 3 or process.poll() is not None:
+            assert process.wait() == 0
             break
-        except subprocess.TimeoutExpired:
-            victims = psutil.Process(process.pid).children(recursive=True)
-            if kills % 2 and victims:  # a worker dies, and the study goes on without a word from us
+        victims = psutil.Process(process.pid).children(recursive=True)
+        if kills % 2 and victims:  # a worker dies, and the study goes on without a word from us
+            with suppress(psutil.NoSuchProcess):
                 chance.choice(victims).kill()
-                time.sleep(1)
-            process.kill()
-            process.wait()
-            _, alive = psutil.wait_procs(victims, timeout=20)
-            assert not alive, "workers outlive their scheduler"
-            kills += 1
-            now = scores_of(out)
-            assert {name: now[name] for name in finished} == finished
-            finished = now
+            time.sleep(0.5)
+        process.kill()
+        process.wait()
+        _, alive = psutil.wait_procs(victims, timeout=120)
+        assert not alive, "workers outlive their scheduler"
+        kills += 1
+        now = scores_of(out)
+        assert {name: now[name] for name in finished} == finished
+        finished = now
     assert kills >= 1
     assert scores_of(out) == scores_of(whole)
     assert weights_of(out) == weights_of(whole)  # bit by bit
@@ -116,16 +124,15 @@ def test_a_dead_worker_costs_its_run_an_attempt_and_the_study_nothing(tmp_path: 
         command(file, out, "--jobs", "2", "--no-report"), stdout=subprocess.PIPE, text=True
     )
     killed = False
-    deadline = time.monotonic() + 120
-    while not killed and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.1)
+    while not killed and process.poll() is None:
+        time.sleep(0.02)
         if list(out.glob("runs/*/checkpoints/last/state.json")):
             for child in psutil.Process(process.pid).children():
                 if "plait.study.executors.worker" in child.cmdline():
                     child.send_signal(signal.SIGKILL)
                     killed = True
                     break
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=1000)
     assert killed
     assert process.returncode == 0
     assert "was lost and is tried again: its process was ended by SIGKILL" in said
@@ -155,7 +162,7 @@ def test_a_disk_that_fills_up_ends_it_in_a_sentence_and_more_room_lets_it_go_on(
             break
     else:
         pytest.skip("this user may not mount a small disk")
-    done = subprocess.run([*way, "sh", "-c", script], capture_output=True, text=True, timeout=500)
+    done = subprocess.run([*way, "sh", "-c", script], capture_output=True, text=True, timeout=1000)
     _, _, second = done.stdout.partition("code 2")
     assert "code 0" in second, done.stdout + done.stderr
     assert "the disk is full" in done.stderr
@@ -193,10 +200,11 @@ def test_minutes_become_steps_once_and_are_kept(tmp_path: Path) -> None:
     ledger = Ledger(out / "study.db")
     steps = ledger.fact("steps")
     ledger.close()
-    assert all(number >= 1 for numbers in steps.values() for number in numbers)
-    for run in (out / "runs").iterdir():
-        arm = "MTL" if run.name.startswith("MTL") else "Cross-stitch"
-        assert load_recipe(run / "recipe.yaml").training.steps == steps[arm][0]
+    made = sorted(load_recipe(path).training.steps for path in out.glob("runs/*/recipe.yaml"))
+    assert made == sorted(steps.values())
+    assert made[0] >= 1
+    renamed = {"A": None, "B": {"model.encoder": "cross_stitch"}}
+    write_study(tmp_path, seeds=[0], budget={"minutes": 0.01}, single_task=False, arms=renamed)
     _, again = run_study(file, out=out, where=Where(jobs=1), measure_again=True)
     assert again.count("finished") == 2
     assert Ledger(out / "study.db").fact("steps") == steps

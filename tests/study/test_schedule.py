@@ -1,6 +1,7 @@
 """The scheduler: order, losses, failures, searches and what follows from what, with runs that are made up."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from plait.errors import DiskFullError
+from plait.errors import ConfigurationError, DiskFullError
 from plait.study.arms import arms_of
 from plait.study.executors.base import Job, Outcome
+from plait.study.executors.pool import Pool
 from plait.study.ledger import MOST_ATTEMPTS, Ledger
 from plait.study.plan import parse
 from plait.study.schedule import Scheduler, Snapshot, failures, found_runs
@@ -292,3 +294,105 @@ def test_a_job_of_several_processes_waits_for_room(tmp_path: Path) -> None:
     snapshot, _ = carry_out(tmp_path, executor, arms={"a": {"processes": 2}, "b": {"balancer": "dwa"}})
     assert executor.most <= 3
     assert snapshot.count("finished") == snapshot.expected
+
+
+STITCHED = {"model.encoder": "cross_stitch", "model.init_from": "single-task"}
+
+
+def test_an_arm_that_starts_from_finished_networks_can_be_added_later(tmp_path: Path) -> None:
+    carry_out(tmp_path)
+    more = MadeUp()
+    snapshot, _ = carry_out(tmp_path, more, arms={"mtl": None, "stitched": STITCHED})
+    assert [named(job) for job in more.begun] == ["stitched-seed0", "stitched-seed1"]
+    assert snapshot.count("finished") == snapshot.expected == 10
+
+
+def test_arms_that_start_from_networks_of_which_some_are_shared_are_trained(tmp_path: Path) -> None:
+    executor = MadeUp()
+    other = {**STITCHED, "tasks.depth.loss": "l1"}
+    snapshot, _ = carry_out(tmp_path, executor, arms={"a": STITCHED, "b": other}, seeds=[0])
+    names = [named(job) for job in executor.begun]
+    assert names.count("a-seed0") == names.count("b-seed0") == 1
+    assert len(names) == snapshot.count("finished") == snapshot.expected == 4 + 2
+    starts = yaml.safe_load(executor.begun[-1].arguments["recipe"])["model"]["init_from"]
+    assert set(starts) == {"semantic", "depth", "normals"}
+
+
+def test_a_waiting_or_failed_run_that_is_found_elsewhere_counts(tmp_path: Path) -> None:
+    def stops(job: Job, attempt: int) -> Outcome | None:
+        if named(job) == "mtl-seed0":
+            return Outcome(identity=job.identity, state="failed", error="an unreadable image")
+        raise KeyboardInterrupt
+
+    carry_out(tmp_path / "other", seeds=[0])
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(tmp_path / "own", MadeUp(stops), single_task=False)
+    wanted = parse({"recipe": "rooms/mtl", "arms": {"mtl": None}, "seeds": [0]})
+    ledger, executor = Ledger(tmp_path / "own" / "study.db"), MadeUp()
+    found = found_runs([tmp_path / "own", tmp_path / "other"])
+    scheduler = Scheduler(wanted, arms_of(wanted), tmp_path / "own", ledger, executor, found)
+    assert scheduler.run().count("finished") == 4
+    assert executor.begun == []
+    rows = [ledger.row(name) for name in scheduler.planned]
+    assert all((tmp_path / "own" / row.folder / "scores.json").is_file() for row in rows)
+    ledger.close()
+
+
+def test_a_finished_run_whose_folder_was_taken_away_is_trained_again(tmp_path: Path) -> None:
+    carry_out(tmp_path)
+    (folder,) = tmp_path.glob("runs/mtl-seed1-*")
+    shutil.rmtree(folder)
+    again = MadeUp()
+    snapshot, _ = carry_out(tmp_path, again)
+    assert [named(job) for job in again.begun] == ["mtl-seed1"]
+    assert snapshot.count("finished") == 8
+
+
+def test_a_job_there_will_never_be_room_for_is_refused_and_claims_nothing(tmp_path: Path) -> None:
+    pool = Pool(1, cores=[0], devices=[], logs=tmp_path)
+    with pytest.raises(ConfigurationError, match="a run of 2 processes needs as many slots"):
+        carry_out(tmp_path, pool, arms={"a": {"processes": 2}}, single_task=False)  # type: ignore[arg-type]
+    ledger = Ledger(tmp_path / "study.db")
+    assert {(row.state, row.attempts) for row in ledger.rows().values()} == {("waiting", 0)}
+    ledger.close()
+
+
+def test_what_waits_for_another_scheduler_s_runs_begins_when_they_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: dict[str, Any] = {"arms": {"stitched": STITCHED}, "seeds": [0]}
+    wanted = parse({"recipe": "rooms/mtl", **keys})
+    ledger, other, executor = Ledger(tmp_path / "a.db"), Ledger(tmp_path / "a.db"), MadeUp()
+    scheduler = Scheduler(wanted, arms_of(wanted), tmp_path, ledger, executor)
+    scheduler.expand()
+    theirs = [name for name, planned in scheduler.planned.items() if not planned.after]
+    assert all(other.claim(name) for name in theirs)
+    look = scheduler.others_run
+
+    def ends_before_the_look() -> bool:
+        assert all(other.end(name, "finished") for name in theirs if theirs)
+        theirs.clear()
+        return look()
+
+    monkeypatch.setattr(scheduler, "others_run", ends_before_the_look)
+    assert scheduler.run().count("finished") == 4
+    assert [named(job) for job in executor.begun] == ["stitched-seed0"]
+    ledger.close()
+    other.close()
+
+
+def test_a_network_whose_trials_all_fail_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:
+    def broken(job: Job, attempt: int) -> Outcome | None:
+        if named(job).startswith("single-task-depth"):
+            return Outcome(identity=job.identity, state="failed", error="NaN")
+        return well(job, attempt)
+
+    arms = {"mtl": None, "stitched": STITCHED}
+    tuning = {**TUNING, "trials": 1}
+    snapshot, _ = carry_out(tmp_path, MadeUp(broken), tuning=tuning, arms=arms, seeds=[0])
+    assert snapshot.count("finished") == 4 + 3  # trials, and the runs of mtl and two tasks
+    assert failures(snapshot)[1:] == [
+        "single-task on depth is not trained: none of the 1 trials of its search finished with a finite "
+        "score",
+        "stitched is not trained: it starts from single-task, which is not",
+    ]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plait.config import Recipe, dump, parse_overrides, plain
-from plait.errors import ConfigurationError, PlaitError
+from plait.errors import ConfigurationError, MissingExtraError, PlaitError
 from plait.recipes import recipe_path
 from plait.study import plan
 from plait.study.arms import PlannedArm, arms_of, axes, with_training
@@ -41,7 +42,8 @@ class Where:
         jobs: Runs at a time; None for as many as the machine has room for.
         device: ``cpu``, ``cuda``, ``cuda:0,cuda:1``, or ``auto``: the accelerators, if there are any.
         ray: Address of a Ray cluster; None for none.
-        slurm: Options of SLURM's jobs; None to do without it.
+        slurm: Options of SLURM's jobs; ``cluster: local`` tries it out with processes of this machine. None
+            to do without it.
     """
 
     jobs: int | None = None
@@ -92,16 +94,21 @@ def run_study(
     from plait.study.progress import Display
 
     path, where, display = recipe_path(file), where or Where(), display or Display(None)
-    study = replace(load_study(path), overrides=dict(parse_overrides(overrides)))
+    study = load_study(path)
+    study = replace(study, overrides={**study.overrides, **dict(parse_overrides(overrides))})
     if seeds is not None:
         study = replace(study, seeds=list(seeds))
     folder = out or Path("studies") / study.name
+    check_search(study)
+    for other in reuse:
+        if not (other / "runs").is_dir():
+            raise ConfigurationError(f"--reuse {other}: expected a study's folder, which has runs/ in it")
     with display, display.stage("Reading the study and its recipes"):
         arms = arms_of(study, path.parent)
-        ledger = Ledger(folder / STATE)
-        with alone(folder):
+        with alone(folder), closing(Ledger(folder / STATE)) as ledger:
             devices = devices_of(where)
-            plain_arms = settled(arms, ledger.settle("choices", choices(devices)))
+            chosen = choices(devices) if where.ray is None and where.slurm is None else of_cluster(where)
+            plain_arms = settled(arms, ledger.settle("choices", chosen))
             planned = with_larger(study, plain_arms)
             if retry:
                 ledger.retry()
@@ -123,7 +130,6 @@ def run_study(
                 return folder, carried_out(scheduler, where, devices, display, command)
             finally:
                 scheduler.executor.close()
-                ledger.close()
 
 
 def carried_out(
@@ -131,6 +137,7 @@ def carried_out(
 ) -> Snapshot:
     """Measures, settles the budget, and trains."""
     study, ledger = scheduler.study, scheduler.ledger
+    check_room(scheduler)
     with display.stage("Measuring what each arm costs"):
         measured = scheduler.measure(measurement(scheduler.arms, threads_of(scheduler.executor, devices)))
     costs = {name: dict(cost) for name, cost in measured.result["arms"].items()}
@@ -141,6 +148,7 @@ def carried_out(
         steps = settled_steps(scheduler.arms, costs, study.budget.minutes, ledger)
         scheduler.arms = [with_steps(arm, steps[arm.name]) for arm in scheduler.arms]
     scheduler.executor = enough_memory(scheduler, costs, where, devices)
+    check_room(scheduler)
     ledger.write_down(
         study=plan.dump(study),
         arms=[described(arm) for arm in scheduler.arms],
@@ -149,10 +157,41 @@ def carried_out(
         measured=measured.identity,
         command=command or ledger.fact("command"),
     )
+    ledger.forget_places()  # those of arms, seeds and trials that the study has no longer
     scheduler.expand()
     ledger.write_down(expected=scheduler.expected)
     display.begin(scheduler, costs)
-    return scheduler.run()
+    snapshot = scheduler.run()
+    ledger.write_down(expected=scheduler.expected)
+    return snapshot
+
+
+def check_search(study: Study) -> None:
+    """Refuses a search that could only fail at its second trial.
+
+    Raises:
+        MissingExtraError: If Optuna is not installed.
+    """
+    searches = study.tuning is not None and study.tuning.trials > 1
+    if searches and importlib.util.find_spec("optuna") is None:
+        raise MissingExtraError(
+            "a search for settings needs Optuna, which is not installed: pip install 'plait[tune]'"
+        )
+
+
+def check_room(scheduler: Scheduler) -> None:
+    """Refuses arms that this machine will never have room for.
+
+    Raises:
+        ConfigurationError: If there is one.
+    """
+    executor = scheduler.executor
+    for arm in scheduler.arms if isinstance(executor, Pool) else ():
+        if arm.processes > executor.slots:
+            raise ConfigurationError(
+                f"arm {arm.name!r} trains in {arm.processes} processes, but runs are computed by "
+                f"{executor.name}: raise --jobs, or lower processes"
+            )
 
 
 @contextmanager
@@ -184,7 +223,9 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def devices_of(where: Where) -> list[str]:
-    """The accelerators to use, by index; none to compute on the processor.
+    """The accelerators to use, as ``CUDA_VISIBLE_DEVICES`` names them; none to compute on the processor.
+
+    Where that variable is set already, ``cuda:0`` is the first of those it names.
 
     Raises:
         ConfigurationError: If one is named that is not there.
@@ -192,6 +233,8 @@ def devices_of(where: Where) -> list[str]:
     import torch
 
     there = [str(index) for index in range(torch.cuda.device_count())]
+    if visible := [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]:
+        there = visible[: len(there)]
     if where.device in ("auto", "cuda"):
         if where.device == "cuda" and not there and where.ray is None and where.slurm is None:
             raise ConfigurationError("--device cuda, but torch sees no such device here: use --device cpu")
@@ -201,13 +244,13 @@ def devices_of(where: Where) -> list[str]:
     asked = [name.strip() for name in where.device.split(",")]
     indices = [name.removeprefix("cuda:") for name in asked]
     for name, index in zip(asked, indices, strict=True):
-        if not name.startswith("cuda:") or index not in there:
-            known = ", ".join(f"cuda:{i}" for i in there) or "none"
+        if not name.startswith("cuda:") or not index.isdecimal() or int(index) >= len(there):
+            known = ", ".join(f"cuda:{i}" for i in range(len(there))) or "none"
             raise ConfigurationError(
                 f"--device must be cpu, cuda, or devices as cuda:0,cuda:1; got {name!r}, where there "
                 f"are {known}"
             )
-    return indices
+    return [there[int(index)] for index in indices]
 
 
 def choices(devices: Sequence[str]) -> dict[str, Any]:
@@ -221,6 +264,15 @@ def choices(devices: Sequence[str]) -> dict[str, Any]:
     said = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     modern = said.stdout.strip() == "True"
     return {"precision": "bf16" if modern else "fp32", "channels_last": modern}
+
+
+def of_cluster(where: Where) -> dict[str, Any]:
+    """The same for a cluster, whose nodes cannot be asked before a job is there: bfloat16 on accelerators."""
+    slurm = where.slurm or {}
+    accelerators = where.device != "cpu" and (
+        where.device.startswith("cuda") or int(slurm.get("gpus_per_node", 0)) > 0
+    )
+    return {"precision": "bf16" if accelerators else "fp32", "channels_last": accelerators}
 
 
 def settled(arms: Sequence[PlannedArm], chosen: Mapping[str, Any]) -> list[PlannedArm]:
@@ -250,14 +302,25 @@ def make_executor(where: Where, devices: Sequence[str], folder: Path) -> Executo
     if where.ray is not None:
         from plait.study.executors.ray_cluster import RayExecutor
 
-        return RayExecutor(where.ray, logs=folder / "logs", folder=folder)
+        accelerators = False if where.device == "cpu" else None
+        return RayExecutor(
+            where.ray, folder=folder, logs=folder / "logs", jobs=where.jobs, accelerators=accelerators
+        )
     if where.slurm is not None:
         from plait.study.executors.slurm import SlurmExecutor
 
-        return SlurmExecutor(folder / "logs", jobs=where.jobs, options=where.slurm)
+        options = dict(where.slurm)
+        local = options.pop("cluster", "slurm") == "local"
+        return SlurmExecutor(
+            folder / "logs",
+            folder=folder,
+            jobs=where.jobs,
+            options=options,
+            cluster="local" if local else "slurm",
+        )
     cores = usable_cores() or list(range(os.cpu_count() or 1))
     most = len(devices) or len(cores)
-    jobs = where.jobs or (len(devices) or most_processes())
+    jobs = (len(devices) or most_processes()) if where.jobs is None else where.jobs
     if jobs > most:
         what = "devices" if devices else "processor cores"
         raise ConfigurationError(f"--jobs {jobs} is more than the {most} {what} here: use --jobs {most}")
@@ -314,14 +377,20 @@ def measurement(arms: Sequence[PlannedArm], threads: int) -> Job:
 def settled_steps(
     arms: Sequence[PlannedArm], costs: Mapping[str, Mapping[str, Any]], minutes: float, ledger: Ledger
 ) -> dict[str, list[int]]:
-    """The updates of each arm's networks that fit into so many minutes; stored when first found."""
-    known: dict[str, list[int]] = dict(ledger.fact("steps", {}))
+    """The updates of each arm's networks that fit into so many minutes; stored when first found.
+
+    They are stored by network, not by arm: whatever an arm is called, and whichever arms are added, a network
+    that has begun to be trained makes as many updates as it began with.
+    """
+    known: dict[str, int] = dict(ledger.fact("steps", {}))
+    steps: dict[str, list[int]] = {}
     for arm in arms:
-        if arm.name not in known:
-            seconds = costs[arm.name]["networks"]
-            known[arm.name] = [max(1, int(60 * minutes / seconds_a_step(n))) for n in seconds]
+        names = [digest(json.dumps([dump(network.recipe), minutes])) for network in arm.networks]
+        for name, cost in zip(names, costs[arm.name]["networks"], strict=True):
+            known.setdefault(name, max(1, int(60 * minutes / seconds_a_step(cost))))
+        steps[arm.name] = [known[name] for name in names]
     ledger.write_down(steps=known)
-    return known
+    return steps
 
 
 def with_steps(arm: PlannedArm, steps: Sequence[int]) -> PlannedArm:

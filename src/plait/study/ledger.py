@@ -12,7 +12,7 @@ import socket
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,12 +151,18 @@ class Ledger:
             database.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
         return self.fact(name)
 
-    def add(self, planned: Sequence[tuple[str, Kind, str, Place | None]], finished: set[str]) -> None:
+    def add(
+        self,
+        planned: Sequence[tuple[str, Kind, str, Place | None]],
+        finished: set[str],
+        gone: Set[str] = frozenset(),
+    ) -> None:
         """Adds runs that are not known yet, and where they stand.
 
         Args:
             planned: Identity, kind, folder and place of each.
-            finished: Identities of those that were found to be done already.
+            finished: Identities of those that were found to be done already, in those folders.
+            gone: Identities of finished ones whose folders are not there any more.
         """
         with self.changing() as database:
             database.executemany(
@@ -165,6 +171,17 @@ class Ledger:
                     (identity, kind, folder, "finished" if identity in finished else "waiting")
                     for identity, kind, folder, _ in planned
                 ],
+            )
+            folders = {identity: folder for identity, _, folder, _ in planned}
+            database.executemany(
+                "UPDATE runs SET state = 'finished', folder = ?, error = '' "
+                "WHERE identity = ? AND state != 'running'",
+                [(folders[identity], identity) for identity in finished],
+            )
+            database.executemany(
+                "UPDATE runs SET state = 'waiting', folder = ?, attempts = 0 "
+                "WHERE identity = ? AND state = 'finished'",
+                [(folders[identity], identity) for identity in gone],
             )
             database.executemany(
                 "INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?, ?, ?)",
@@ -261,7 +278,11 @@ class Ledger:
             claimed = database.execute(
                 "SELECT identity, owner, heartbeat FROM runs WHERE state = 'running'"
             ).fetchall()
-            lost = [row["identity"] for row in claimed if is_dead(row["owner"], row["heartbeat"])]
+            lost = [
+                row["identity"]
+                for row in claimed
+                if row["owner"] != self.owner and is_dead(row["owner"], row["heartbeat"])
+            ]
             # Its scheduler died, not the run: that is no attempt of the run's.
             database.executemany(
                 "UPDATE runs SET state = 'waiting', owner = NULL, attempts = attempts - 1 WHERE identity = ?",
@@ -281,6 +302,11 @@ class Ledger:
         """Takes a run out, as if it had never been known."""
         with self.changing() as database:
             database.execute("DELETE FROM runs WHERE identity = ?", (identity,))
+
+    def forget_places(self) -> None:
+        """Takes out where runs stand, before a study that may have changed is planned anew."""
+        with self.changing() as database:
+            database.execute("DELETE FROM places")
 
     def forget_measurements(self) -> None:
         """Takes all measurements out."""

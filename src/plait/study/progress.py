@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from plait.study.quickstart import last_line
@@ -32,6 +33,7 @@ class Display:
         self.live: Any = None
         self.shown = 0.0
         self.seconds: Mapping[str, float] = {}
+        self.estimate: Callable[[], Mapping[str, float]] = dict
         self.slots = 1
         self.ended = 0
 
@@ -54,7 +56,8 @@ class Display:
         """Says what is to come, and how long it will take."""
         from plait.study.conduct import estimated_seconds, memory_needed
 
-        self.seconds = estimated_seconds(scheduler, costs)
+        self.estimate = partial(estimated_seconds, scheduler, costs)
+        self.seconds = self.estimate()
         self.slots = scheduler.executor.slots
         if self.console is None:
             return
@@ -79,6 +82,8 @@ class Display:
         if self.live is None or time.monotonic() - self.shown < PAUSE:
             return
         self.shown = time.monotonic()
+        if len(snapshot.planned) != len(self.seconds):  # a search goes on
+            self.seconds = self.estimate()
         self.live.update(picture(snapshot, self.seconds, self.slots), refresh=True)
 
     def say(self, sentence: str) -> None:
@@ -136,23 +141,28 @@ def how_far(planned: Planned) -> str:
 
 
 def remaining(snapshot: Snapshot, seconds: Mapping[str, float], slots: int) -> float:
-    """Seconds until everything is done: by the measurement, corrected by what runs have taken."""
+    """Seconds until everything is done: by the measurement, corrected by what whole runs have taken."""
     ended = [
         (row.seconds, seconds[name])
         for name, row in snapshot.rows.items()
-        if name in seconds and row.state == "finished" and row.seconds and row.attempts == 1
+        if name in seconds
+        and row.state == "finished"
+        and row.seconds
+        and row.attempts == 1
+        and row.seconds >= row.result.get("train_seconds", 0.0)  # not only the rest of an interrupted one
     ]
     ratio = sum(a for a, _ in ended) / sum(b for _, b in ended) if ended else 1.0
     now = time.monotonic()
-    left = 0.0
+    left, longest = 0.0, 0.0
     for name in snapshot.planned:
         if name in seconds and snapshot.rows[name].state in ("waiting", "running"):
             spent = now - snapshot.running[name] if name in snapshot.running else 0.0
-            left += max(0.0, ratio * seconds[name] - spent)
+            rest = max(0.0, ratio * seconds[name] - spent)
+            left, longest = left + rest, max(longest, rest)
     known = len(snapshot.planned)
     if known and snapshot.expected > known:  # trials that are not known yet
         left += (snapshot.expected - known) * ratio * sum(seconds.values()) / max(1, len(seconds))
-    return left / max(1, slots)
+    return max(longest, left / max(1, slots))  # one run is not shared out
 
 
 def in_words(seconds: float) -> str:

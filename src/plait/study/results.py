@@ -146,7 +146,8 @@ def load_results(folder: Path) -> StudyResults:
 
     ledger = Ledger(folder / STATE, create=False)
     try:
-        rows, placed = ledger.rows(), ledger.places()
+        placed = ledger.places()
+        rows = ledger.rows()  # after the places: a run is there before it has one
         arms, costs = ledger.fact("arms", []), ledger.fact("costs", {})
         facts = {name: ledger.fact(name) for name in ("study", "code", "command", "choices")}
     finally:

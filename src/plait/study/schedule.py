@@ -69,12 +69,14 @@ class Snapshot:
         rows: Their state.
         expected: How many runs and trials there will be in all.
         running: What this scheduler is computing, with when it began (monotonic seconds).
+        unsettled: Sentences about networks that are not trained, because no trial gave them settings.
     """
 
     planned: Mapping[str, Planned]
     rows: Mapping[str, Row]
     expected: int
     running: Mapping[str, float]
+    unsettled: Sequence[str] = ()
 
     def count(self, state: str) -> int:
         """How many runs and trials are in a state."""
@@ -127,6 +129,8 @@ class Scheduler:
     begun: bool = False
     searches: dict[tuple[str, str], Search] = field(default_factory=dict)
     expanded: set[tuple[str, str]] = field(default_factory=set)
+    unsettled: dict[tuple[str, str], str] = field(default_factory=dict)
+    standing: dict[tuple[str, str, int, int], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.rows = self.ledger.rows()
@@ -179,7 +183,11 @@ class Scheduler:
                 now = time.monotonic()
                 if not self.running:
                     if not self.others_run():
-                        break
+                        if self.begun:
+                            self.expand()
+                        if next(self.ready(), None) is None:
+                            break
+                        continue  # others have finished meanwhile what it waited for
                     time.sleep(LOOK)
                 if now - looked > LOOK:
                     self.ledger.recover()
@@ -205,14 +213,14 @@ class Scheduler:
     def submit(self) -> None:
         """Starts what is ready, as long as there is room."""
         for planned in self.ready():
-            if not self.executor.has_room(planned.job):
-                return
+            if self.running and not self.executor.has_room(planned.job):
+                return  # with nothing running, the executor says why there will never be room
             name = planned.job.identity
             if not self.ledger.claim(name):
                 continue
+            self.running[name] = time.monotonic()
             self.rows[name] = self.ledger.row(name)
             self.executor.submit(planned.job)
-            self.running[name] = time.monotonic()
 
     def ready(self) -> Iterator[Planned]:
         """The waiting runs whose predecessors are finished, in order."""
@@ -255,15 +263,35 @@ class Scheduler:
     def snapshot(self) -> Snapshot:
         """How the study stands now."""
         runs = {name: p for name, p in self.planned.items() if p.kind != "measurement"}
-        return Snapshot(planned=runs, rows=self.rows, expected=self.expected, running=dict(self.running))
+        return Snapshot(
+            planned=runs,
+            rows=self.rows,
+            expected=self.expected,
+            running=dict(self.running),
+            unsettled=list(self.unsettled.values()),
+        )
 
     def know(self, planned: Sequence[Planned]) -> None:
         """Takes planned runs on, and writes them down."""
         for one in planned:
             self.planned.setdefault(one.job.identity, one)
-        finished = {p.job.identity for p in planned if p.job.identity in self.found}
-        self.ledger.add([(p.job.identity, p.kind, self.stored(p.folder), p.place) for p in planned], finished)
+            if one.place is not None:
+                at = one.place
+                self.standing[at.arm, at.task, at.seed, at.trial] = one.job.identity
+        names = {p.job.identity for p in planned if p.kind != "measurement"}
+        self.ledger.add(
+            [(p.job.identity, p.kind, self.stored(p.folder), p.place) for p in planned],
+            finished=names.intersection(self.found),
+            gone={name for name in names.difference(self.found) if self.is_gone(name)},
+        )
         self.rows = self.ledger.rows()
+
+    def is_gone(self, name: str) -> bool:
+        """Whether a run was finished, but its folder has been taken away."""
+        row = self.rows.get(name)
+        if row is None or row.state != "finished":
+            return False
+        return not (self.folder / row.folder / "scores.json").is_file()
 
     def stored(self, folder: Path) -> str:
         """A folder as the ledger has it: relative to the study's, where it lies in it."""
@@ -274,13 +302,14 @@ class Scheduler:
 
     def expand(self) -> None:
         """Plans what has become known: all runs at once, or the next trials of a search."""
-        fresh: list[Planned] = []
-        for place, arm in enumerate(self.arms):
-            for network in arm.networks:
-                if (arm.name, network.task) not in self.expanded:
-                    fresh += self.expanded_network(place, arm, network)
-        if fresh:
-            self.know(fresh)
+        while fresh := [
+            run
+            for place, arm in enumerate(self.arms)
+            for network in arm.networks
+            if (arm.name, network.task) not in self.expanded
+            for run in self.expanded_network(place, arm, network)
+        ]:
+            self.know(fresh)  # what starts from these can be planned next
 
     def expanded_network(self, place: int, arm: PlannedArm, network: Network) -> list[Planned]:
         """The runs of one network of an arm that have become known."""
@@ -298,6 +327,8 @@ class Scheduler:
             if arm.starts_from_reference:
                 starts = self.reference_runs(arm, seed)
                 if starts is None:
+                    if any(name == arm.reference for name, _ in self.unsettled):
+                        self.leave_out(arm, network, f"it starts from {arm.reference}, which is not")
                     return []
                 folders = {task: str(self.planned[name].folder.resolve()) for task, name in starts.items()}
                 seeded = config.replace(seeded, {"model.init_from": folders})
@@ -352,7 +383,17 @@ class Scheduler:
             assert asked.place is not None
             found.history.append((dict(asked.place.settings), value))
             found.asked = None
+        if not any(search.finished(value) for _, value in found.history):
+            why = f"none of the {tuning.trials} trials of its search finished with a finite score"
+            self.leave_out(arm, network, why)
+            return None
         return search.best(found.history)
+
+    def leave_out(self, arm: PlannedArm, network: Network, why: str) -> None:
+        """Plans nothing for a network, and remembers why."""
+        self.expanded.add((arm.name, network.task))
+        name = arm.name + f" on {network.task}" * bool(network.task)
+        self.unsettled[arm.name, network.task] = f"{name} is not trained: {why}"
 
     def scores(self, folder: Path) -> Scores:
         """The scores of a finished run."""
@@ -361,13 +402,10 @@ class Scheduler:
     def reference_runs(self, arm: PlannedArm, seed: int) -> dict[str, str] | None:
         """The single-task runs that a run of an arm starts from, by task; None if they are not known yet."""
         reference = next(r for r in self.arms if r.name == arm.reference)
-        found = {
-            p.place.task: name
-            for name, p in self.planned.items()
-            if p.place is not None
-            and (p.place.arm, p.place.seed, p.place.trial) == (reference.name, seed, -1)
-        }
-        return found if len(found) == len(reference.networks) else None
+        tasks = [network.task for network in reference.networks]
+        found = {task: self.standing.get((reference.name, task, seed, -1)) for task in tasks}
+        known = {task: name for task, name in found.items() if name is not None}
+        return known if len(known) == len(found) else None
 
     def planned_run(
         self,
@@ -384,7 +422,7 @@ class Scheduler:
         folder = self.folder / "runs" / f"{slug(place)}-{name}"
         if name in self.found:
             folder = self.found[name]
-        elif name in self.rows:  # begun under another arm's name
+        elif name in self.rows and not self.is_gone(name):  # begun under another arm's name
             folder = self.folder / self.rows[name].folder
         return Planned(
             job=Job(
@@ -443,6 +481,7 @@ def failures(snapshot: Snapshot) -> list[str]:
     """A sentence for every failed run, and one for those that wait for them."""
     failed = [p for name, p in snapshot.planned.items() if snapshot.rows[name].state == "failed"]
     told = [f"{p.name} failed: {snapshot.rows[p.job.identity].error}" for p in failed]
+    told += snapshot.unsettled
     names = {p.job.identity for p in failed}
     waiting = Counter(
         p.place.arm

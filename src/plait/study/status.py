@@ -21,10 +21,11 @@ def read_status(folder: Path) -> tuple[Snapshot, list[str]]:
 
     ledger = Ledger(folder / STATE, create=False)
     try:
-        rows, arms = ledger.rows(), ledger.fact("arms", [])
+        arms = ledger.fact("arms", [])
         named = [arm["name"] for arm in arms]
         seeds = ledger.fact("study", {}).get("seeds", [])
         placed = ledger.places()
+        rows = ledger.rows()  # after the places: a run is there before it has one
         expected = ledger.fact("expected", 0)
         command = ledger.fact("command")
     finally:
@@ -44,12 +45,15 @@ def read_status(folder: Path) -> tuple[Snapshot, list[str]]:
     said += failures(snapshot)
     if any(snapshot.rows[name].state == "failed" for name in planned):
         said.append("`plait study run` with --retry tries failed runs again")
-    running = [rows[name] for name in planned if rows[name].state == "running"]
+    running = [row for row in rows.values() if row.state == "running"]
     for row in running:
         assert row.owner is not None
         assert row.heartbeat is not None
-        if is_dead(row.owner, row.heartbeat):
+        dead = is_dead(row.owner, row.heartbeat)
+        if dead and row.identity in planned:
             said.append(f"{planned[row.identity].name} was running when its process ended")
+        elif not dead and row.kind == "measurement":
+            said.append("what arms cost is being measured")
     alive = {row.owner for row in running if row.owner and not is_dead(row.owner, row.heartbeat or 0)}
     for owner in sorted(alive):
         host, process = owner.split(" ")[:2]

@@ -194,7 +194,7 @@ def test_markdown_says_everything_once_under_its_heading() -> None:
 
 def test_several_studies_share_one_report() -> None:
     text = tables.markdown([analysis(arms=3, name="one"), analysis(arms=3, name="two", data="nyud")])
-    assert text.startswith("# one and two\n")
+    assert text.startswith("# Studies compared\n")
     assert [text.count(f"\n## {name}\n") for name in ("one", "two", "In short")] == [1, 1, 1]
 
 
@@ -310,3 +310,32 @@ def test_every_row_of_the_tidy_table_names_its_unit_and_direction() -> None:
     for row in tidy.rows(analysis(arms=3)):
         assert row.better in ("higher", "lower")
         assert row.unit in ("%", "m", "°", "s", "bytes", "J", "")
+
+
+def test_a_caption_of_a_title_that_is_a_question_has_one_mark() -> None:
+    made = analysis(arms=3)
+    asked = replace(made, results=replace(made.results, study=replace(made.results.study, title="How?")))
+    text = tables.latex(asked)
+    assert r"\caption{How? Scores" in text
+    assert "?." not in text
+
+
+def test_networks_of_one_task_are_listed_without_a_balancer() -> None:
+    made = arm_tables.arms(analysis())
+    place = [column.title for column in made.columns].index("balancer")
+    assert [row[place].text for row in made.rows if row[0].text == "single-task"] == ["–"]
+
+
+def test_latencies_of_the_same_network_say_how_well_time_is_measured() -> None:
+    made = analysis(names=["mtl", "mgda"])
+    recipe = made.results.arm("mtl").recipe
+    arms = []
+    for arm in made.results.arms:
+        assert arm.cost is not None
+        if arm.role == "arm":
+            seconds = 0.010 if arm.name == "mtl" else 0.012
+            arm = replace(arm, recipe=recipe, cost=replace(arm.cost, latency=seconds))
+        arms.append(arm)
+    found = arm_tables.costs(replace(made, results=replace(made.results, arms=tuple(arms))))
+    assert found is not None
+    assert "up to 20 % apart" in found.notes[-1]

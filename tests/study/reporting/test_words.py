@@ -8,7 +8,7 @@ import pytest
 from tests.study.reporting.made_up import SINGLE, analysis, reordered, without_differences, worked_out
 
 from plait.study.analysis import Analysis
-from plait.study.reporting import reading, words
+from plait.study.reporting import reading, score_tables, words
 from plait.study.reporting.numbers import GAIN, quantity
 
 CLAIM = re.compile(r"(?:is|are|arm) shown to be (better|worse)")
@@ -65,9 +65,10 @@ def test_the_arms_said_to_be_better_or_worse_are_those_that_the_test_says(about:
 def test_the_numbers_said_of_the_only_better_arm_are_its_gain_its_interval_and_its_cost() -> None:
     made = analysis()
     (said,) = about_gain(made, "better")
-    found = made.estimates["mti_net"][GAIN]
+    found = made.compared(GAIN, "mti_net", SINGLE)
+    assert found is not None
     assert said.startswith("With 3 seeds, mti_net is the only arm shown to be better")
-    assert f"{found.mean:+.1f} % (95 % interval {found.low:+.1f} to {found.high:+.1f})" in said
+    assert f"{found.difference:+.1f} % (95 % interval {found.low:+.1f} to {found.high:+.1f})" in said
     assert "1.40 times their multiply-accumulates and 1.40 times their parameters" in said
 
 
@@ -185,7 +186,42 @@ def test_before_any_arm_has_finished_nothing_is_said_of_results() -> None:
     none = tuple(replace(arm, seeds=(), missing=(0, 1, 2)) for arm in results.arms)
     said = words.summary([worked_out(replace(results, arms=none))])
     assert said[0] == "No arm has finished: nothing can be said yet."
-    assert len(said) == 1 + len(none)
+    assert said[1:] == [
+        "single-task, mtl and mti_net have not finished seeds 0, 1 and 2; they are not reported."
+    ]
+
+
+def test_arms_that_failed_alike_share_a_sentence() -> None:
+    results = analysis().results
+    wrong = {"mgda": "no room", "mtl": "no room", "pad_net": "another"}
+    arms = [
+        replace(arm, seeds=arm.seeds[:2], failed={2: wrong[arm.name]}) if arm.name in wrong else arm
+        for arm in results.arms
+    ]
+    said = [one for one in words.summary([worked_out(replace(results, arms=tuple(arms)))]) if "failed" in one]
+    assert len(said) == 2
+    (both,) = (one for one in said if "no room" in one)
+    assert claimed(both, list(wrong)) == {"mgda", "mtl"}
+    assert both.endswith("failed with seed 2 (no room); they are reported from 2 seeds.")
+
+
+def test_many_arms_not_told_apart_share_one_sentence_on_what_they_cost() -> None:
+    made = without_differences(analysis(arms=12, seeds=5))
+    said = [one for one in words.sentences(made) if "does not show that they are as good" in one]
+    assert len(said) == 1
+    assert said[0].count("times") == 1
+    pairs = [made.compared(GAIN, arm.name, SINGLE) for arm in made.results.arms if arm.role == "arm"]
+    name = re.search(r"\((\S+)\)\.$", said[0])
+    assert name is not None
+    lowest = made.compared(GAIN, name[1], SINGLE)
+    assert lowest is not None
+    assert lowest.low >= min(pair.low for pair in pairs if pair is not None)
+
+
+def test_a_study_whose_title_is_a_question_keeps_its_mark_alone() -> None:
+    made = analysis(arms=3)
+    asked = replace(made, results=replace(made.results, study=replace(made.results.study, title="How?")))
+    assert all(one.startswith("How? ") for one in words.summary([asked, asked]))
 
 
 def test_an_arm_that_lacks_a_task_has_no_gain_and_is_told_so() -> None:
@@ -212,3 +248,13 @@ def test_what_was_compared_is_said_in_one_line() -> None:
         "5 arms and single-task networks on rooms (semantic, depth and normals), each trained with 3 seeds, "
         "scored on 80 images of split test by the protocol plain"
     )
+
+
+def test_only_comparisons_that_were_tested_are_counted_as_corrected_for() -> None:
+    results = analysis().results
+    arms = [replace(a, seeds=a.seeds[:1], missing=(1, 2)) if a.name == "mgda" else a for a in results.arms]
+    made = worked_out(replace(results, arms=tuple(arms)))
+    tested = sum(reading.tested(pair) for pair in made.comparisons[GAIN])
+    assert tested < len(made.comparisons[GAIN])
+    (note,) = score_tables.comparisons(made, GAIN).notes
+    assert f"Adjusted: for {tested} comparisons" in note

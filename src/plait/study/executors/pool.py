@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -60,16 +62,26 @@ class Pool:
         cores: The processor cores that they share.
         devices: Accelerators by index, which they share evenly; empty to compute on the processor.
         logs: Folder for what processes print.
+        worker: The module that each of them runs.
 
     Raises:
         ConfigurationError: If there are fewer slots than one.
     """
 
-    def __init__(self, slots: int, *, cores: Sequence[int], devices: Sequence[str], logs: Path) -> None:
+    def __init__(
+        self,
+        slots: int,
+        *,
+        cores: Sequence[int],
+        devices: Sequence[str],
+        logs: Path,
+        worker: str = "plait.study.executors.worker",
+    ) -> None:
         if slots < 1:
             raise ConfigurationError(f"--jobs must be at least 1, got {slots}")
         self.slots = slots
         self.logs = logs
+        self.worker = worker
         on = f"devices {', '.join(devices)}" if devices else "this machine's processor"
         self.name = f"{slots} process{'es' * (slots > 1)} on {on}"
         self.places = [
@@ -83,8 +95,18 @@ class Pool:
         self.selector = selectors.DefaultSelector()
 
     def has_room(self, job: Job) -> bool:
-        """Whether as many slots are idle as the job has processes."""
-        return sum(slot.idle for slot in self.places) >= job.processes
+        """Whether as many slots are idle as the job has processes, each with a device of its own."""
+        return len(self.room(job)) == job.processes
+
+    def room(self, job: Job) -> Sequence[Slot]:
+        """Idle slots for a job, on different devices, the least busy first; too few if there are no more."""
+        idle = [slot for slot in self.places if slot.idle]
+        free = Counter(slot.device for slot in idle)
+        idle.sort(key=lambda slot: -free[slot.device])
+        places: dict[object, Slot] = {}
+        for slot in idle:
+            places.setdefault(slot.number if slot.device is None else slot.device, slot)
+        return list(places.values())[: job.processes]
 
     def submit(self, job: Job) -> None:
         """Gives a job to the first idle slot, with the cores and devices of others if it needs several."""
@@ -93,13 +115,14 @@ class Pool:
                 f"a run of {job.processes} processes needs as many slots, but there "
                 f"{'are' if self.slots > 1 else 'is'} {self.slots}: raise --jobs, or lower processes"
             )
-        here, *others = [slot for slot in self.places if slot.idle][: job.processes]
-        devices = list(dict.fromkeys(s.device for s in (here, *others) if s.device is not None))
-        if devices and len(devices) < job.processes:
+        on = {slot.device for slot in self.places if slot.device is not None}
+        if on and len(on) < job.processes:
             raise ConfigurationError(
-                f"a run of {job.processes} processes needs a device for each, but there are {len(devices)}: "
-                f"lower processes"
+                f"a run of {job.processes} processes needs a device for each, but there "
+                f"{'are' if len(on) > 1 else 'is'} {len(on)}: name more in --device, or lower processes"
             )
+        here, *others = self.room(job)
+        devices = [slot.device for slot in (here, *others) if slot.device is not None]
         process = here.process or self.start(here)
         here.job, here.borrowed, here.begun = job, others, time.monotonic()
         for other in others:
@@ -114,21 +137,20 @@ class Pool:
     def tell(self, process: subprocess.Popen[bytes], message: object) -> None:
         """Sends a line; a process that has died is noticed where answers are awaited."""
         assert process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):
             process.stdin.write(json.dumps(message).encode() + b"\n")
             process.stdin.flush()
-        except BrokenPipeError:
-            pass
 
     def start(self, slot: Slot) -> subprocess.Popen[bytes]:
         """Starts a slot's process."""
         self.logs.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, **dict.fromkeys(THREADS, str(max(1, len(slot.cores))))}
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         environment["PLAIT_CORES"] = ",".join(str(core) for core in slot.cores)
         environment["CUDA_VISIBLE_DEVICES"] = slot.device or ""
         with (self.logs / f"worker-{slot.number}.txt").open("ab") as log:
             slot.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "plait.study.executors.worker"],
+                [sys.executable, "-P", "-m", self.worker],
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -150,14 +172,19 @@ class Pool:
         for key, _ in self.selector.select(seconds):
             slot: Slot = key.data
             outcomes += self.heard(slot)
+        for slot in self.places:  # a process of its own may hold a dead one's standard output open
+            if slot.process is not None and slot.process.poll() is not None:
+                outcomes += self.heard(slot)
+                outcomes += self.buried(slot)
         return outcomes
 
     def heard(self, slot: Slot) -> list[Outcome]:
         """What a slot's process has said; that it is lost, if it has ended."""
         assert slot.process is not None
         assert slot.process.stdout is not None
-        said = slot.process.stdout.read()
-        if said is None:
+        try:
+            said = os.read(slot.process.stdout.fileno(), 2**20)
+        except BlockingIOError:
             return []
         if not said:
             return self.buried(slot)
@@ -165,14 +192,18 @@ class Pool:
         outcomes = [Outcome(**json.loads(line)) for line in lines]
         if outcomes:
             self.free(slot)
+        if slot.device is not None and any(outcome.state == "failed" for outcome in outcomes):
+            slot.process.kill()  # its accelerator may compute nothing more in this process
+            self.buried(slot)
         return outcomes
 
     def buried(self, slot: Slot) -> list[Outcome]:
-        """Takes a dead process away; its job is lost."""
+        """Takes a process that has ended away; its job is lost."""
         process, job = slot.process, slot.job
-        assert process is not None
+        if process is None:
+            return []
         self.selector.unregister(process.stdout)  # type: ignore[arg-type]
-        how = in_words(process.wait())
+        how = in_words(ended(process))
         slot.process, slot.answers = None, b""
         self.free(slot)
         if job is None:
@@ -192,9 +223,18 @@ class Pool:
         for slot in self.places:
             if slot.process is not None:
                 slot.process.kill()
-                slot.process.wait()
+                ended(slot.process)
                 slot.process = None
         self.selector.close()
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a process that ends now; closes the pipes to it."""
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        with suppress(BrokenPipeError):  # of a message that it has not read
+            pipe.close()
+    return process.wait()
 
 
 def in_words(code: int) -> str:

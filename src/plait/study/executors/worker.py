@@ -11,14 +11,20 @@ import os
 import queue
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TextIO
 
-from plait.study.executors.base import Job
+from plait.study.executors.base import Job, Outcome
 from plait.study.perform import perform, use_cores
 
 
-def main() -> int:
+def get_ready() -> None:
+    """Imports what takes long to import, so that the first job need not wait."""
+    import plait.training.fit  # noqa: F401
+
+
+def main(*, compute: Callable[..., Outcome] = perform, get_ready: Callable[[], None] = get_ready) -> int:
     """Works until there is nobody to work for."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print goes to the log, not between our answers
@@ -27,11 +33,10 @@ def main() -> int:
     threading.Thread(target=listen, args=(sys.stdin, messages), daemon=True).start()
     while True:
         message = json.loads(messages.get())
-        if message.get("job") is None:  # only asked to get ready, so that the first job need not wait
-            import plait.training.fit  # noqa: F401
-
+        if message.get("job") is None:
+            get_ready()
             continue
-        outcome = perform(Job(**message["job"]), devices=message["devices"], cores=message["cores"])
+        outcome = compute(Job(**message["job"]), devices=message["devices"], cores=message["cores"])
         answers.write(json.dumps(asdict(outcome)) + "\n")
         answers.flush()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from plait.study.analysis import Analysis, Key
@@ -71,8 +71,24 @@ def costs(analysis: Analysis) -> Table | None:
         "All arms were measured alike, on one image or one training step. An arm's networks add up; its "
         "memory is the most that is needed at a time. A ratio (×) is to its single-task networks together.",
         "One multiply-accumulate is two floating-point operations (FLOPs).",
+        *latency_spread(arms),
     ]
     return by_arm("What each arm costs", arms, columns, cells, notes)
+
+
+def latency_spread(arms: Sequence[ArmResult]) -> Iterator[str]:
+    """How far measured latencies of equal networks are apart: what is less says nothing of arms."""
+    groups: dict[str, list[float]] = {}
+    for arm in arms:
+        if arm.role == "arm" and arm.cost is not None and arm.cost.latency:
+            parts = [reading.part(arm, axis) for axis in ("backbone", "encoder", "decoder")]
+            groups.setdefault(repr((parts, sorted(arm.recipe.tasks))), []).append(arm.cost.latency)
+    apart = max((max(group) / min(group) - 1 for group in groups.values() if len(group) > 1), default=0.0)
+    if apart >= 0.005:
+        yield (
+            f"Arms that differ in the balancer alone predict with the same network, and their latencies were "
+            f"measured up to {100 * apart:.0f} % apart: smaller differences in time say nothing."
+        )
 
 
 def arms(analysis: Analysis) -> Table:
@@ -84,7 +100,7 @@ def arms(analysis: Analysis) -> Table:
     rows = tuple(
         (
             Cell(text=arm.name),
-            *(Cell(text=str(arm.axes.get(axis, NOTHING))) for axis in axes),
+            *(Cell(text=part_of(arm, axis)) for axis in axes),
             Cell(text=str(arm.networks), value=arm.networks),
             Cell(text=str(len(arm.seeds)), value=len(arm.seeds)),
             Cell(text=str(arm.steps) if arm.steps else NOTHING, value=arm.steps),
@@ -94,6 +110,11 @@ def arms(analysis: Analysis) -> Table:
     )
     columns = tuple(Column(title=head, numeric=head in ("networks", "seeds", "steps")) for head in heads)
     return Table(title="What was compared", columns=columns, rows=rows, names=tuple(a.name for a in found))
+
+
+def part_of(arm: ArmResult, axis: str) -> str:
+    """An arm's part; networks of one task each have no balancer."""
+    return NOTHING if axis == "balancer" and arm.role != "arm" else str(arm.axes.get(axis, NOTHING))
 
 
 def settings_found(arm: ArmResult) -> str:

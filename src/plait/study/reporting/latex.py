@@ -6,6 +6,7 @@ import re
 from itertools import groupby
 
 from plait.study.analysis import Analysis
+from plait.study.reporting import reading
 from plait.study.reporting.arm_tables import costs
 from plait.study.reporting.layout import BETTER, WORSE, Cell, Column, Table
 from plait.study.reporting.numbers import GAIN, quantity
@@ -91,7 +92,7 @@ def table(made: Table, title: str, label: str) -> str:
         r"\begin{table}",
         r"\centering",
         r"\small",
-        rf"\caption{{{escaped(title)}. {escaped(made.title)}. {notes}}}",
+        rf"\caption{{{escaped(reading.titled(title, made.title))}. {notes}}}",
         rf"\label{{{label}}}",
         rf"\begin{{tabular}}{{{layout}}}",
         r"\toprule",

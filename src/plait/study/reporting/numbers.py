@@ -85,6 +85,15 @@ class Quantity:
         interval = self.interval(found.low, found.high, sign=True)
         return f"{said}, 95 % interval {interval}" if interval else said
 
+    def gained(self, found: Comparison) -> str:
+        """A relative gain over the second arm, which has none: ``+3.1 % (95 % interval +1.2 to +5.0)``.
+
+        The interval is that of the difference, which the test of it belongs to.
+        """
+        said = with_unit_of(self.number(found.difference, self.decimals(found.low, found.high)), self.unit)
+        interval = self.interval(found.low, found.high)
+        return f"{said} (95 % interval {interval})" if interval else said
+
     def apart_by(self, value: float, low: float, high: float) -> str:
         """A difference with its sign and unit: ``-0.018 m``."""
         return with_unit_of(self.number(value, self.decimals(low, high), sign=True), self.apart)

@@ -49,14 +49,17 @@ def together(
     found = [ask(analysis) for analysis in analyses]
     if len(found) == 1:
         return found[0]
-    if not any(answer.answered for answer in found):
-        reasons = dict.fromkeys(answer.text.removeprefix(f"{CANNOT}: ") for answer in found)
-        return Answer(question=question, text=f"These studies cannot answer it: {'; '.join(reasons)}")
-    text = " ".join(
-        f"{analysis.results.title}: {answer.text}" for analysis, answer in zip(analyses, found, strict=True)
-    )
+    answered = any(answer.answered for answer in found)
     every = tuple(one for answer in found for one in answer.evidence)
-    return Answer(question=question, text=text, answered=True, evidence=every)
+    lacks = {answer.text.removeprefix(f"{CANNOT}: it has ") for answer in found}
+    if not answered and len(lacks) == 1 and found[0].text.startswith(f"{CANNOT}: it has "):
+        text = f"None of these studies can answer it: each has {lacks.pop()}"
+    else:
+        text = " ".join(
+            reading.titled(analysis.results.title, answer.text)
+            for analysis, answer in zip(analyses, found, strict=True)
+        )
+    return Answer(question=question, text=text, answered=answered, evidence=every)
 
 
 def where(analysis: Analysis) -> Answer:

@@ -116,6 +116,15 @@ def count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
+def titled(title: str, text: str) -> str:
+    """A text under a study's title.
+
+    >>> titled("Rooms", "No arm."), titled("How?", "No arm.")
+    ('Rooms: No arm.', 'How? No arm.')
+    """
+    return f"{title}{'' if title.endswith(('.', '?', '!')) else ':'} {text}"
+
+
 def seeds_in_words(arms: Sequence[ArmResult]) -> str:
     """How many seeds arms have: ``3 seeds``, or ``2 to 3 seeds``."""
     numbers = sorted({len(arm.seeds) for arm in arms})

@@ -82,8 +82,9 @@ def comparisons(analysis: Analysis, key: Key, *, shown: bool = False) -> Table:
         Column(title="adjusted p"),
         Column(title="better", numeric=False),
     )
+    held = sum(map(reading.tested, pairs))
     direction = "higher" if of.higher_is_better else "lower"
-    notes = (f"{direction.capitalize()} is better. Adjusted: for {reading.count(len(pairs), 'comparison')}.",)
+    notes = (f"{direction.capitalize()} is better. Adjusted: for {reading.count(held, 'comparison')}.",)
     return Table(title=f"Differences in {of.words}", columns=columns, rows=rows, notes=notes)
 
 
@@ -104,8 +105,11 @@ def ranks(analysis: Analysis) -> Table | None:
             f"apart (Nemenyi, 5 %)."
         )
     if math.isfinite(found.p):
-        notes.append(f"That all arms are equal has p {equals(probability(found.p))} (Friedman).")
-    notes += [f"Not told apart: {join(list(clique))}." for clique in found.cliques]
+        notes.append(f"Friedman's test of all arms being equal: p {equals(probability(found.p))}.")
+    if any(len(clique) == len(ordered) for clique in found.cliques):
+        notes.append("No two arms are told apart by their ranks.")
+    else:
+        notes += [f"Not told apart: {join(list(clique))}." for clique in found.cliques]
     columns = (Column(title="arm", numeric=False), Column(title="mean rank ↓"))
     return Table(
         title="Mean ranks", columns=columns, rows=rows, names=tuple(ordered), notes=tuple(notes)
@@ -205,4 +209,11 @@ def intervals_explained(analysis: Analysis) -> str:
         (False, True): "seeds alone, not test images",
     }
     over = [said[kind] for kind in said if kind in kinds]
-    return f"95 % intervals are over {', for some over '.join(over)}." if over else ""
+    if not over:
+        return ""
+    tests = any(reading.tested(pair) for pairs in analysis.comparisons.values() for pair in pairs)
+    whose = (
+        " An arm's own interval is from its own seeds; tests, and what is said of gains in words, have the "
+        "interval of the difference, from how the seeds of all arms vary."
+    )
+    return f"95 % intervals are over {', for some over '.join(over)}.{whose * tests}"

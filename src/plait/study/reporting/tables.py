@@ -35,7 +35,7 @@ def latex(analysis: Analysis) -> str:
 
 def markdown(analyses: Sequence[Analysis]) -> str:
     """The whole report in GitHub's Markdown: one study, or several under what they say together."""
-    title = " and ".join(analysis.results.title for analysis in analyses)
+    title = analyses[0].results.title if len(analyses) == 1 else "Studies compared"
     parts = [f"# {escape(title)}"]
     parts += [f"{escape(words.compared(analysis))}." for analysis in analyses]
     parts += ["## In short", bullets(words.summary(analyses)), "## The survey's questions"]
@@ -56,7 +56,10 @@ def sections(analysis: Analysis, level: str) -> Iterator[str]:
     yield from section(f"{level} What was compared", arm_tables.arms(analysis))
     yield from section(f"{level} Scores", score_tables.headline(analysis))
     yield f"{level} Every measure"
-    yield "Mean ± standard deviation over seeds, and in brackets the 95 % interval of the mean."
+    yield (
+        "Mean ± standard deviation over seeds, and in brackets the 95 % interval of the mean, each arm by "
+        "itself."
+    )
     for table in score_tables.measures(analysis):
         yield from section(f"{level}# {escape(table.title)}", table)
     yield from differences(analysis, level)

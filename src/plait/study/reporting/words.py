@@ -28,7 +28,7 @@ def summary(analyses: Sequence[Analysis]) -> list[str]:
     """What the numbers say, a sentence or two an entry; of several studies, each with its study's title."""
     several = len(analyses) > 1
     return [
-        f"{analysis.results.title}: {text}" if several else text
+        reading.titled(analysis.results.title, text) if several else text
         for analysis in analyses
         for text in sentences(analysis)
     ]
@@ -123,7 +123,7 @@ def shown(analysis: Analysis, pairs: Pairs, word: str, begins: str, *, alone: bo
     """The arms that were shown to be better, or worse, than their single-task networks."""
     of = quantity(analysis.results, GAIN)
     if len(pairs) == 1:
-        arm, _ = pairs[0]
+        arm, pair = pairs[0]
         only = "the only arm shown" if alone else "shown"
         names = {"macs": "multiply-accumulates", "parameters": "parameters"}
         ratios = {name: reading.cost_ratio(analysis, arm, cost) for cost, name in names.items()}
@@ -132,19 +132,32 @@ def shown(analysis: Analysis, pairs: Pairs, word: str, begins: str, *, alone: bo
         )
         yield (
             f"{begins}{arm.name} is {only} to be {word} than its single-task networks: a mean relative gain "
-            f"of {of.estimate(analysis.estimates[arm.name][GAIN])}{f', for {costs}' if costs else ''}."
+            f"of {of.gained(pair)}{f', for {costs}' if costs else ''}."
         )
         return
+    beside = [reading.cost_ratio(analysis, arm) for arm, _ in pairs]
+    alike = same(beside)
     listed = []
-    for arm, _ in pairs:
-        found, ratio = analysis.estimates[arm.name][GAIN], reading.cost_ratio(analysis, arm)
-        about = [of.interval(found.low, found.high), f"{ratio:.2f} times" if ratio is not None else ""]
-        listed.append(f"{arm.name} {of.value(found)} ({'; '.join(part for part in about if part)})")
-    yield (
-        f"{begins}{len(pairs)} arms are shown to be {word} than their single-task networks. Their mean "
-        f"relative gains, with 95 % interval and multiply-accumulates beside those networks': "
-        f"{', '.join(listed)}."
+    for (arm, pair), ratio in zip(pairs, beside, strict=True):
+        said = f"{arm.name} {of.gained(pair)}".replace("(95 % interval ", "(")
+        cost = f"; {ratio:.2f} times)" if ratio is not None and not alike else ")"
+        listed.append(f"{said.removesuffix(')')}{cost}" if said.endswith(")") else said)
+    costs = (
+        ""
+        if alike or all(ratio is None for ratio in beside)
+        else " and multiply-accumulates beside those networks'"
     )
+    yield (
+        f"{begins}{len(pairs)} arms are shown to be {word} than their single-task networks"
+        f"{f', each for {alike} times their multiply-accumulates' if alike else ''}. Their mean "
+        f"relative gains, with 95 % interval{costs}: {', '.join(listed)}."
+    )
+
+
+def same(ratios: Sequence[float | None]) -> str:
+    """What all ratios are, as it is printed; empty where they differ or one is not known."""
+    printed = {"" if ratio is None else f"{ratio:.2f}" for ratio in ratios}
+    return printed.pop() if len(printed) == 1 else ""
 
 
 def not_told_apart(analysis: Analysis, pairs: Pairs, *, everybody: bool, seeds: str) -> Iterator[str]:
@@ -170,7 +183,7 @@ def uncorrected(analysis: Analysis, pairs: Pairs) -> Iterator[str]:
     """Says of intervals that leave out 0 why that does not count."""
     names = [arm.name for arm, pair in pairs if pair.low > 0 or pair.high < 0]
     if names:
-        number = len(analysis.comparisons[GAIN])
+        number = sum(map(reading.tested, analysis.comparisons[GAIN]))
         word = "interval leaves" if len(names) == 1 else "intervals leave"
         yield (
             f"The {word} out 0 for {join(names)}, but an interval is not corrected for the {number} "
@@ -184,7 +197,9 @@ def what_it_costs(analysis: Analysis, pairs: Pairs) -> Iterator[str]:
     dear = [(arm, ratio) for arm, _, ratio in ratios if ratio is not None and ratio >= AS_MUCH]
     cheap = [(arm, pair, ratio) for arm, pair, ratio in ratios if ratio is not None and ratio < AS_MUCH]
     if dear:
-        named = join([f"{arm.name} ({ratio:.2f} times)" for arm, ratio in dear])
+        alike = same([ratio for _, ratio in dear]) if len(dear) > 1 else ""
+        named = join([arm.name if alike else f"{arm.name} ({ratio:.2f} times)" for arm, ratio in dear])
+        named += f" ({alike} times)" * bool(alike)
         verb, was = ("needs", "was") if len(dear) == 1 else ("need", "were")
         more = "" if all(ratio <= 2 - AS_MUCH for _, ratio in dear) else ", or more,"
         yield (
@@ -192,18 +207,35 @@ def what_it_costs(analysis: Analysis, pairs: Pairs) -> Iterator[str]:
             f"to be better."
         )
     of = quantity(analysis.results, GAIN)
-    listed = [
-        f"{arm.name} ({ratio:.2f} times; {of.interval(pair.low, pair.high)} %)"
-        for arm, pair, ratio in cheap
-        if of.interval(pair.low, pair.high)
-    ]
-    if listed:
-        it, was, verb = ("it is", "was", "needs") if len(listed) == 1 else ("they are", "were", "need")
-        yield (
-            f"{join(listed)} {verb} fewer multiply-accumulates than single-task networks and {was} not shown "
-            f"to be worse. That does not show that {it} as good: in brackets, with the cost, stands the 95 % "
-            f"interval of the mean relative gain."
+    known = [(arm, pair, ratio) for arm, pair, ratio in cheap if of.interval(pair.low, pair.high)]
+    if not known:
+        return
+    if len(known) > FEW:
+        # Their names were said just before, and each interval is in the list of pairs.
+        times = sorted(ratio for _, _, ratio in known)
+        cost = same(times) or f"{times[0]:.2f} to {times[-1]:.2f}"
+        who = (
+            f"All {len(known)} that were not told apart"
+            if len(known) == len(pairs)
+            else join([arm.name for arm, _, _ in known])
         )
+        arm, lowest, _ = min(known, key=lambda one: one[1].low)
+        low = of.number(lowest.low, of.decimals(lowest.low, lowest.high))
+        yield (
+            f"{who} need {cost} times the multiply-accumulates of single-task "
+            f"networks. That does not show that they are as good for it: the 95 % intervals of their mean "
+            f"relative gains reach down to {low} % ({arm.name})."
+        )
+        return
+    listed = [
+        f"{arm.name} ({ratio:.2f} times; {of.interval(pair.low, pair.high)} %)" for arm, pair, ratio in known
+    ]
+    it, was, verb = ("it is", "was", "needs") if len(listed) == 1 else ("they are", "were", "need")
+    yield (
+        f"{join(listed)} {verb} fewer multiply-accumulates than single-task networks and {was} not shown "
+        f"to be worse. That does not show that {it} as good: in brackets, with the cost, stands the 95 % "
+        f"interval of the mean relative gain."
+    )
 
 
 def overall(analysis: Analysis, key: Key) -> Iterator[str]:
@@ -289,17 +321,25 @@ def at_equal_cost(analysis: Analysis, arms: Sequence[ArmResult]) -> Iterator[str
 
 
 def unfinished(analysis: Analysis) -> Iterator[str]:
-    """Failed and missing runs."""
+    """Failed and missing runs: a sentence for all arms of which the same is to be said."""
+    failed: dict[tuple[int, str, int], list[str]] = {}
+    missing: dict[tuple[tuple[int, ...], int], list[str]] = {}
     for arm in analysis.results.arms:
-        have = (
-            f"it is reported from {reading.count(len(arm.seeds), 'seed')}"
-            if arm.seeds
-            else "it is not reported"
-        )
         for seed, error in arm.failed.items():
             first = error.strip().splitlines()[0] if error.strip() else "no error was recorded"
-            yield f"{arm.name} failed with seed {seed} ({first.rstrip('.')}); {have}."
-        missing = [seed for seed in arm.missing if seed not in arm.failed]
-        if missing:
-            word = "seed" if len(missing) == 1 else "seeds"
-            yield f"{arm.name} has not finished {word} {join([str(seed) for seed in missing])}; {have}."
+            failed.setdefault((seed, first.rstrip("."), len(arm.seeds)), []).append(arm.name)
+        left = tuple(seed for seed in arm.missing if seed not in arm.failed)
+        if left:
+            missing.setdefault((left, len(arm.seeds)), []).append(arm.name)
+    for (seed, first, have), names in failed.items():
+        yield f"{join(names)} failed with seed {seed} ({first}); {reported(names, have)}."
+    for (left, have), names in missing.items():
+        has, word = ("has" if len(names) == 1 else "have"), ("seed" if len(left) == 1 else "seeds")
+        seeds = join([str(seed) for seed in left])
+        yield f"{join(names)} {has} not finished {word} {seeds}; {reported(names, have)}."
+
+
+def reported(names: Sequence[str], seeds: int) -> str:
+    """From how many seeds arms are reported."""
+    verb = "it is" if len(names) == 1 else "they are"
+    return f"{verb} reported from {reading.count(seeds, 'seed')}" if seeds else f"{verb} not reported"
