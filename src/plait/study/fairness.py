@@ -95,12 +95,25 @@ def unlike(study: Study, arms: Sequence[ArmResult]) -> Iterator[str]:
             what = f" on {task}" * bool(task)
             chosen = join([f"{key} {shown(value)}" for key, value in settings.items()])
             yield f"The search set {chosen} for {arm.name}{what}."
-        for seed, error in arm.failed.items():
-            yield f"{arm.name}, seed {seed}, failed: {error}"
-        if arm.missing:
-            missing = f"seed{'s' * (len(arm.missing) > 1)} {join([str(seed) for seed in arm.missing])}"
-            yield f"{arm.name} has not finished {missing}."
+    yield from unfinished(arms)
     yield from differing_environments([run for arm in arms for run in arm.runs])
+
+
+def unfinished(arms: Sequence[ArmResult]) -> Iterator[str]:
+    """Sentences: what failed, and which seeds are missing, arms with the same ones together."""
+    failed: dict[tuple[int, str], list[str]] = {}
+    missing: dict[tuple[int, ...], list[str]] = {}
+    for arm in arms:
+        for seed, error in arm.failed.items():
+            failed.setdefault((seed, error), []).append(arm.name)
+        if arm.missing:
+            missing.setdefault(arm.missing, []).append(arm.name)
+    for (seed, error), names in failed.items():
+        yield f"{join(names)}, seed {seed}, failed: {error.rstrip('.')}."
+    for seeds, names in missing.items():
+        have = "has" if len(names) == 1 else "have"
+        told = f"seed{'s' * (len(seeds) > 1)} {join([str(seed) for seed in seeds])}"
+        yield f"{join(names)} {have} not finished {told}."
 
 
 def shown(value: object) -> str:
