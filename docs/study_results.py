@@ -51,9 +51,9 @@ def readme_table(report: Report) -> str:
 def between(name: str, text: str) -> None:
     """Puts a text between the README's marks of a study."""
     old = README.read_text(encoding="utf-8")
-    marks = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
+    marks = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
     assert re.search(marks, old, flags=re.DOTALL), f"{README} has no marks of {name}"
-    new = re.sub(marks, lambda m: f"{m[1]}{text}{m[2]}", old, flags=re.DOTALL)
+    new = re.sub(marks, lambda m: f"{m[1]}{text}\n{m[2]}", old, flags=re.DOTALL)
     README.write_text(new, encoding="utf-8")
 
 

@@ -183,7 +183,7 @@ def test_of_two_processes_the_one_that_fails_is_quoted(make_job: MakeJob) -> Non
 def test_if_one_of_two_processes_is_killed_the_job_is_lost_and_goes_on_when_tried_again(
     make_job: MakeJob, rank: int, tmp_path: Path
 ) -> None:
-    job = make_job("a", steps=120, processes=2)
+    job = make_job("a", steps=60, processes=2)
     with subprocess.Popen(
         [sys.executable, "-c", PERFORM, json.dumps(asdict(job))], stdout=subprocess.PIPE, text=True
     ) as starter:
@@ -195,7 +195,7 @@ def test_if_one_of_two_processes_is_killed_the_job_is_lost_and_goes_on_when_trie
     assert_gone(list(found.values()))
     assert len(scores(perform(job))) == 2
     log = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in log if "loss" in row] == list(range(1, 121))
+    assert [row["step"] for row in log if "loss" in row] == list(range(1, 61))
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from plait.study.executors.slurm import SlurmExecutor
 
 pytest.importorskip("submitit")
 
-PATIENCE = 240
+PATIENCE = 60
 MakeExecutor = Callable[..., SlurmExecutor]
 
 
@@ -130,7 +130,7 @@ def test_a_run_of_two_processes_is_one_job_with_twice_the_cores_and_devices(
     assert not executor.has_room(bad_job("c"))
 
 
-@pytest.mark.parametrize("state", ["NODE_FAIL", "TIMEOUT", "PREEMPTED", "CANCELLED by 0", "OUT_OF_MEMORY"])
+@pytest.mark.parametrize("state", ["NODE_FAIL", "TIMEOUT", "PREEMPTED", "CANCELLED by 0"])
 def test_a_job_that_slurm_ends_is_lost(make: MakeExecutor, cluster: Path, state: str) -> None:
     (cluster / "hold").touch()
     executor = make()
@@ -143,25 +143,26 @@ def test_a_job_that_slurm_ends_is_lost(make: MakeExecutor, cluster: Path, state:
     assert executor.has_room(bad_job("b"))
 
 
-@pytest.mark.parametrize("state", ["SUSPENDED", "REQUEUED", "COMPLETING", "RESIZING"])
+@pytest.mark.parametrize("state", ["SUSPENDED", "REQUEUED"])
 def test_a_job_that_may_go_on_is_waited_for(make: MakeExecutor, cluster: Path, state: str) -> None:
     (cluster / "hold").touch()
     executor = make()
     executor.submit(bad_job("a"))
     fake_slurm.set_state(cluster, "1", state)
-    assert executor.wait(1.5) == []
+    assert executor.wait(1) == []
     fake_slurm.set_state(cluster, "1", "FAILED")
     assert wait_for_one(executor).state == "lost"
 
 
-def test_a_preempted_job_that_slurm_queues_again_is_waited_for(
-    make: MakeExecutor, cluster: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("state", ["PREEMPTED", "NODE_FAIL"])
+def test_a_job_that_slurm_queues_again_is_waited_for(
+    make: MakeExecutor, cluster: Path, monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
-    monkeypatch.setattr(slurm, "GRACE", PATIENCE)
+    monkeypatch.setattr(slurm, "GRACE", 10 * PATIENCE)
     (cluster / "hold").touch()
     executor = make()
     executor.submit(bad_job("a"))
-    fake_slurm.set_state(cluster, "1", "PREEMPTED")
+    fake_slurm.set_state(cluster, "1", state)
     until = time.monotonic() + PATIENCE
     while executor.submitted["a"].gone is None and time.monotonic() < until:
         assert executor.wait(0.1) == []

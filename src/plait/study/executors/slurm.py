@@ -168,17 +168,20 @@ class SlurmExecutor:
         """The jobs that have ended."""
         self.looked = time.monotonic()
         if self.submitted and self.looked - self.asked > ASK:
-            self.ask(next(iter(self.submitted.values())))
+            self.ask()
         outcomes = [self.outcome(submitted) for submitted in list(self.submitted.values())]
         ended = [outcome for outcome in outcomes if outcome is not None]
         for outcome in ended:
             del self.submitted[outcome.identity]
         return ended
 
-    def ask(self, submitted: Submitted) -> None:
-        """Asks SLURM about a job, and with it about all."""
-        submitted.handle.get_info(mode="force")
+    def ask(self) -> None:
+        """Asks SLURM about all jobs, also about those that submitit takes for ended: suspended ones, say."""
         self.asked = time.monotonic()
+        handles = [submitted.handle for submitted in self.submitted.values()]
+        for handle in handles:
+            handle.watcher._finished.discard(handle.job_id)
+        handles[0].get_info(mode="force")
 
     def outcome(self, submitted: Submitted) -> Outcome | None:
         """How a job ended; None if it has not."""
