@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from plait.errors import ConfigurationError, DiskFullError
+from plait.errors import ConfigurationError
 from plait.study.arms import arms_of
 from plait.study.executors.base import Job, Outcome
 from plait.study.executors.pool import Pool
@@ -211,7 +211,7 @@ def test_a_full_disk_ends_the_study_and_costs_no_run_an_attempt(tmp_path: Path) 
             return Outcome(identity=job.identity, state="stopped", error="the disk is full: ...")
         return well(job, attempt)
 
-    with pytest.raises(DiskFullError, match="the disk is full"):
+    with pytest.raises(PlaitError, match="the disk is full"):
         carry_out(tmp_path, MadeUp(full))
     ledger = Ledger(tmp_path / "study.db")
     states = [row.state for row in ledger.rows().values()]

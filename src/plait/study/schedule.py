@@ -17,7 +17,7 @@ from typing import Any
 
 from plait import config
 from plait.config import Recipe, dump
-from plait.errors import DiskFullError, PlaitError
+from plait.errors import PlaitError
 from plait.study.arms import Network, PlannedArm, with_training
 from plait.study.executors.base import Executor, Job, Outcome
 from plait.study.identity import identity
@@ -237,7 +237,7 @@ class Scheduler:
         self.running.pop(name, None)
         if outcome.state == "stopped":
             self.ledger.give_back(name, count=False)
-            raise DiskFullError(outcome.error)
+            raise PlaitError(outcome.error)
         if outcome.state == "lost" and row.attempts < MOST_ATTEMPTS:
             self.ledger.give_back(name, count=True)
             self.said(f"{planned.name} was lost and is tried again: {outcome.error}")

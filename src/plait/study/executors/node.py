@@ -123,7 +123,9 @@ def taken(core: int, locks: ExitStack) -> bool:
 
     folder = Path(tempfile.gettempdir()) / f"plait-cores-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    file = (folder / str(core)).open("w")
+    if folder.lstat().st_uid != os.getuid():  # somebody else's: it may hold links to files of ours
+        return False
+    file = (folder / str(core)).open("a")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
