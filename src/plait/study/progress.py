@@ -169,7 +169,7 @@ def in_words(seconds: float) -> str:
     """A time as a person says it.
 
     >>> in_words(42), in_words(600), in_words(9000), in_words(200000)
-    ('1 min', '10 min', '2 h 30 min', '2 days 8 h')
+    ('1 min', '10 min', '2 h 30 min', '2 days 7 h')
     """
     minutes = max(1, round(seconds / 60))
     if minutes < 60:
