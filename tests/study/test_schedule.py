@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from plait.errors import ConfigurationError
+from plait.errors import ConfigurationError, PlaitError
 from plait.study.arms import arms_of
 from plait.study.executors.base import Job, Outcome
 from plait.study.executors.pool import Pool
