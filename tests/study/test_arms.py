@@ -94,6 +94,12 @@ def test_measurements_stay_within_a_short_budget() -> None:
     assert made["a"].recipe.training.diagnose_every == 5
 
 
+def test_measurements_stay_within_steps_of_the_command_line() -> None:
+    made = arms(overrides={"training.steps": 2}, arms={"a": {"training.diagnose_every": 20}})
+    assert made["a"].recipe.training.diagnose_every == 2
+    assert made["a"].recipe.training.steps == 2
+
+
 def test_an_arm_may_start_from_another_recipe_beside_the_study_file(tmp_path: Path) -> None:
     own = plain(load_recipe("rooms/mtl")) | {"balancer": "dwa"}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))

@@ -173,6 +173,8 @@ def arm_of(
     tree = copy.deepcopy(base_tree(own, folder) if own is not None else base) or {}
     for key, value in {**changes, **study.overrides}.items():
         config.assign(tree, key, copy.deepcopy(value))
+    if "training.steps" in study.overrides:
+        keep_measuring(tree["training"])
     model = tree.get("model") or {}
     starts = isinstance(model, Mapping) and model.get("init_from") == FROM_SINGLE_TASK
     if starts:
@@ -190,6 +192,15 @@ def arm_of(
         processes=processes,
         starts_from_reference=starts,
     )
+
+
+def keep_measuring(training: dict[str, Any]) -> None:
+    """Lowers intervals of measurements to the steps of a shorter training."""
+    for key in ONLY_LOOKED_AT:
+        name = key.rpartition(".")[2]
+        every, steps = training.get(name), training["steps"]
+        if isinstance(every, int) and isinstance(steps, int) and every > steps:
+            training[name] = steps
 
 
 def settled(recipe: Recipe, study: Study) -> Recipe:
