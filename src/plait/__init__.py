@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from plait import registry
 
 if TYPE_CHECKING:
-    from plait import balancing, data, metrics, models, study, tasks, testing, training
+    from plait import balancing, data, inference, metrics, models, study, tasks, testing, training
+    from plait.inference.load import load
     from plait.models import create_model
     from plait.training.evaluate import evaluate
     from plait.training.fit import train
@@ -25,12 +26,14 @@ __all__ = [
     "create_model",
     "data",
     "evaluate",
+    "inference",
     "list_balancers",
     "list_datasets",
     "list_decoders",
     "list_encoders",
     "list_heads",
     "list_tasks",
+    "load",
     "load_run",
     "metrics",
     "models",
@@ -41,10 +44,11 @@ __all__ = [
     "training",
 ]
 
-_MODULES = ("balancing", "data", "metrics", "models", "study", "tasks", "testing", "training")
+_MODULES = ("balancing", "data", "inference", "metrics", "models", "study", "tasks", "testing", "training")
 _OBJECTS = {
     "create_model": "plait.models",
     "evaluate": "plait.training.evaluate",
+    "load": "plait.inference.load",
     "load_run": "plait.training.run",
     "train": "plait.training.fit",
 }

@@ -27,7 +27,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from plait.errors import DataError
 
@@ -68,13 +68,23 @@ def cache_folder() -> Path:
 # --- images ---------------------------------------------------------------------------------------------
 
 
-def read_rgb(source: Path | bytes, *, name: str = "", size: tuple[int, int] | None = None) -> Array:
+def read_rgb(
+    source: Path | bytes,
+    *,
+    name: str = "",
+    size: tuple[int, int] | None = None,
+    modes: tuple[str, ...] = COLOUR_MODES,
+    upright: bool = False,
+) -> Array:
     """Decodes a colour image: PNG, JPEG, WebP or TIFF.
 
     Args:
         source: A file, or its content.
         name: What to call it in errors; the file's path by default.
         size: Height and width that it must have.
+        modes: Pillow modes that are acceptable.
+        upright: Turn it as its EXIF orientation says: for photos to look at, not for images whose labels lie
+            as the pixels do. Pictures of 16 bits are then brought to 8.
 
     Returns:
         uint8 ``[H, W, 3]``.
@@ -82,7 +92,7 @@ def read_rgb(source: Path | bytes, *, name: str = "", size: tuple[int, int] | No
     Raises:
         DataError: If it is no image, damaged, of another mode or size, or beyond ``MAX_PIXELS``.
     """
-    return _decode(source, name or _title(source), size, COLOUR_MODES, convert="RGB")
+    return _decode(source, name or _title(source), size, modes, convert="RGB", upright=upright)
 
 
 def read_map(
@@ -115,11 +125,17 @@ def _title(source: Path | bytes) -> str:
 
 
 def _decode(
-    source: Path | bytes, name: str, size: tuple[int, int] | None, modes: tuple[str, ...], convert: str | None
+    source: Path | bytes,
+    name: str,
+    size: tuple[int, int] | None,
+    modes: tuple[str, ...],
+    convert: str | None,
+    upright: bool = False,
 ) -> Array:
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as opened:
+            image: Image.Image = opened
             found = (image.height, image.width)
             if found[0] * found[1] > MAX_PIXELS:
                 raise DataError(
@@ -136,6 +152,10 @@ def _decode(
                     f"{name}: expected an image of mode {' or '.join(modes)}, found {image.mode}; "
                     f"convert it or point to the right file"
                 )
+            if upright:
+                if image.mode == "I;16":
+                    image = image.point(lambda level: level / 256).convert("L")
+                image = ImageOps.exif_transpose(image)
             return np.asarray(image.convert(convert) if convert else image).copy()
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file; is the folder complete?") from error

@@ -140,6 +140,13 @@ class Task:
         scoring: How each protocol scores it; ``metric``, ``measures`` and ``kpi`` are those of the chosen one
             (see :meth:`scored`), at first ``plain``.
         several_targets: Whether its metric takes the labels of several annotators, ``[B, A, H, W]``.
+        unit: Of decoded values: ``"m"``, or empty for class ids, vectors and probabilities.
+        meaning: What a decoded value is, in a few words, for whoever reads predictions from a file.
+        classes: Names of the classes in the order of their ids; empty for a task without.
+        step: What one step of a 16-bit picture of it stands for, in its unit; None for what a picture of one
+            channel cannot hold, and for class ids, which need no such step.
+        zero_is_unknown: Whether 0 in such a picture means that nothing is known.
+        tell: One decoded pixel ``[C]`` in words, as ``"2.31 m"``; None for its numbers with the unit.
     """
 
     name: str
@@ -164,6 +171,12 @@ class Task:
     auxiliary: bool = False
     scoring: Mapping[str, Scoring] = field(default_factory=dict, compare=False)
     several_targets: bool = False
+    unit: str = ""
+    meaning: str = ""
+    classes: tuple[str, ...] = ()
+    step: float | None = None
+    zero_is_unknown: bool = False
+    tell: Callable[[Tensor], str] | None = None
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -209,6 +222,14 @@ class Task:
     def decode(self, logits: Tensor) -> Tensor:
         """Logits ``[B, C, H, W]`` to units: class ids, metres, unit vectors or probabilities."""
         return self.decide(self.activate(logits))
+
+    def told(self, pixel: Tensor) -> str:
+        """One decoded pixel ``[C]`` in words; ``unknown`` where it is not finite."""
+        if not pixel.isfinite().all():
+            return "unknown"
+        if self.tell is not None:
+            return self.tell(pixel)
+        return " ".join([*(f"{value:.3g}" for value in pixel.tolist()), *([self.unit] if self.unit else [])])
 
 
 def check_name(name: str) -> None:

@@ -105,7 +105,8 @@ def depth(
             The likelihood is ``"gaussian"`` for ``silog`` alone, a squared error, else ``"laplace"``.
         parametrisation: How the network's output becomes metres: ``linear`` as it is (the survey's),
             ``softplus`` or ``exp`` for positive depth. The terms compare metres in each case.
-        far: The far end of the pictures' bar, in metres; the near end is 0.
+        far: The far end of the pictures' bar, in metres; the near end is 0. Predictions are stored as 16-bit
+            pictures in millimetres, or if ``far`` is above 60 m in 256ths of a metre.
         label: The data set's field.
         weight: Fixed loss weight.
         auxiliary: Supervise it only at intermediate predictions.
@@ -139,7 +140,22 @@ def depth(
         kpi="delta1",
         auxiliary=auxiliary,
         scoring=SCORING,
+        unit="m",
+        meaning="metres along the optical axis",
+        step=0.001 if far <= 60 else 1 / 256,
+        zero_is_unknown=True,
+        tell=metres,
     )
+
+
+def metres(pixel: Tensor) -> str:
+    """Depth ``[1]`` to the centimetre.
+
+    >>> import torch
+    >>> metres(torch.tensor([2.314]))
+    '2.31 m'
+    """
+    return f"{pixel.item():.2f} m"
 
 
 def link_of(task: str, parametrisation: str) -> Callable[[Tensor], Tensor]:

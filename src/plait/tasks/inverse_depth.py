@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal
 
+from torch import Tensor
+
 from plait.data.labels import InverseDepth
 from plait.errors import ConfigurationError
 from plait.metrics.depth import AbsoluteErrors
@@ -77,4 +79,12 @@ def inverse_depth(
         likelihood="laplace",
         auxiliary=auxiliary,
         scoring=SCORING,
+        meaning="inverse depth in the data's unit, 0 at infinity",
+        step=near / 32768,
+        tell=number,
     )
+
+
+def number(pixel: Tensor) -> str:
+    """Inverse depth ``[1]`` to three digits."""
+    return f"{pixel.item():.3g}"

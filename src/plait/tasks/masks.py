@@ -62,7 +62,20 @@ def mask_task(
         auxiliary=auxiliary,
         scoring=scoring,
         several_targets=several_targets,
+        meaning=f"probability of {kind}",
+        step=1 / 65535,
+        tell=percent,
     )
+
+
+def percent(pixel: Tensor) -> str:
+    """A probability ``[1]``.
+
+    >>> import torch
+    >>> percent(torch.tensor([0.257]))
+    '26 %'
+    """
+    return f"{pixel.item():.0%}".replace("%", " %")
 
 
 def probability(logits: Tensor) -> Tensor:

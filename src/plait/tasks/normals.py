@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -72,7 +73,25 @@ def normals(
         kpi="within_11_25",
         auxiliary=auxiliary,
         scoring=scoring,
+        meaning="unit vector, x right, y down, z forward; it faces the camera",
+        tell=angles,
     )
+
+
+def angles(pixel: Tensor) -> str:
+    """A normal ``[3]`` as its angle to the line of sight of the image's middle, and where it leans.
+
+    >>> import torch
+    >>> angles(torch.tensor([0.6, 0.0, -0.8])), angles(torch.tensor([0.0, 0.0, -1.0]))
+    ('37° right', '0°, faces us')
+    """
+    x, y, z = pixel.tolist()
+    degrees = math.degrees(math.acos(max(-1.0, min(1.0, -z))))
+    if degrees < 1:
+        return "0°, faces us"
+    leans = (("up" if y < 0 else "down", y), ("left" if x < 0 else "right", x))
+    words = [word for word, part in leans if abs(part) > 0.38 * math.hypot(x, y)]
+    return f"{degrees:.0f}° {' and '.join(words)}"
 
 
 def scorings(metric: Callable[..., NormalsErrors]) -> dict[str, Scoring]:

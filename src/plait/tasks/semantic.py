@@ -83,7 +83,16 @@ def semantic(
         kpi="miou",
         auxiliary=auxiliary,
         scoring=scoring,
+        meaning="class id",
+        classes=tuple(names),
+        tell=partial(class_name, names=tuple(names)),
     )
+
+
+def class_name(pixel: Tensor, *, names: Sequence[str]) -> str:
+    """The class of a pixel ``[1]``, by name."""
+    number = int(pixel)
+    return names[number] if number < len(names) else "unknown"
 
 
 def scorings(

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 Maps = dict[str, Tensor]
+Blend = Callable[[Sequence[int]], Tensor]
+"""Height and width of a window to the weight of each of its pixels where windows overlap, ``[H, W]``."""
+
+
+def evenly(window: Sequence[int]) -> Tensor:
+    """Every window counts alike."""
+    return torch.ones(*window)
 
 
 def evaluate(
@@ -139,7 +146,13 @@ def predictions(
             module.training = training
 
 
-def activated(model: MultiTaskNetwork, images: Tensor, tasks: Sequence[Task], evaluation: Evaluation) -> Maps:
+def activated(
+    model: MultiTaskNetwork,
+    images: Tensor,
+    tasks: Sequence[Task],
+    evaluation: Evaluation,
+    blend: Blend = evenly,
+) -> Maps:
     """Activated maps ``[B, C, H, W]`` of images ``[B, 3, H, W]``, averaged over scales and flips.
 
     What is averaged are probabilities, metres and vectors, never logits.
@@ -149,7 +162,7 @@ def activated(model: MultiTaskNetwork, images: Tensor, tasks: Sequence[Task], ev
     for scale in evaluation.scales:
         scaled = images if scale == 1 else resized(images, [max(1, round(side * scale)) for side in size])
         for mirrored in (False, True) if evaluation.flip else (False,):
-            seen = slide(model, scaled.flip(-1) if mirrored else scaled, tasks, evaluation)
+            seen = slide(model, scaled.flip(-1) if mirrored else scaled, tasks, evaluation, blend)
             view = {}
             for task in tasks:
                 value = seen[task.name]
@@ -160,7 +173,13 @@ def activated(model: MultiTaskNetwork, images: Tensor, tasks: Sequence[Task], ev
     return {task.name: mean([view[task.name] for view in views]) for task in tasks}
 
 
-def slide(model: MultiTaskNetwork, images: Tensor, tasks: Sequence[Task], evaluation: Evaluation) -> Maps:
+def slide(
+    model: MultiTaskNetwork,
+    images: Tensor,
+    tasks: Sequence[Task],
+    evaluation: Evaluation,
+    blend: Blend = evenly,
+) -> Maps:
     """Activated maps of images, whole or averaged over windows that cover them."""
     if evaluation.window is None:
         final = model(images).final
@@ -170,16 +189,17 @@ def slide(model: MultiTaskNetwork, images: Tensor, tasks: Sequence[Task], evalua
     stride = evaluation.stride or [max(1, 2 * w // 3) for w in window]
     sums: Maps = {}
     cover = images.new_zeros(1, 1, *size)
+    weights = blend(window).to(images)
     for top in starts(size[0], window[0], stride[0]):
         for left in starts(size[1], window[1], stride[1]):
             here = (..., slice(top, top + window[0]), slice(left, left + window[1]))
             final = model(images[here].contiguous()).final
-            cover[here] += 1
+            cover[here] += weights
             for task in tasks:
                 value = task.activate(final[task.name].float())
                 if task.name not in sums:
                     sums[task.name] = value.new_zeros(*value.shape[:2], *size)
-                sums[task.name][here] += value
+                sums[task.name][here] += value * weights
     return {name: total / cover for name, total in sums.items()}
 
 

@@ -8,6 +8,9 @@
     OUT/checkpoints/last/     and best/ where the recipe keeps the best
     OUT/images.safetensors    what each image of the test split adds to the scores
     OUT/scores.json           of the test split; there once the run is finished
+
+What is shared of it is a folder that is run and checkpoint at once: ``recipe.yaml`` and ``scores.json`` as
+above beside ``state.json`` and ``model.safetensors``. It is read by the same functions.
 """
 
 from __future__ import annotations
@@ -106,9 +109,16 @@ class Run:
             ) from None
 
     @property
+    def bundled(self) -> bool:
+        """Whether the folder itself is the checkpoint, as that of a network that was pushed to a hub is."""
+        from plait.training import checkpoint
+
+        return (self.path / checkpoint.STATE).is_file()
+
+    @property
     def checkpoint(self) -> Path:
         """The checkpoint that counts: the last, or the best where the recipe keeps it."""
-        return self.path / "checkpoints" / self.recipe.training.keep
+        return self.path if self.bundled else self.path / "checkpoints" / self.recipe.training.keep
 
     @property
     def state(self) -> dict[str, Any]:

@@ -1,0 +1,77 @@
+"""A run's folder, a bundle or a network of a hub, opened to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from plait.errors import CheckpointError
+from plait.inference.prediction import chosen
+from plait.inference.predictor import Predictor
+from plait.inference.sizing import Sizing
+from plait.training import checkpoint
+from plait.training.run import Run, load_run
+
+HUB = "hf:"
+
+
+def open_run(source: Path | str) -> Run:
+    """A run by its folder, or by ``hf:org/name`` (or ``hf:org/name@revision``) from the Hugging Face hub.
+
+    Raises:
+        ConfigurationError: If there is no run.
+        DataError: If the hub does not give it.
+    """
+    if isinstance(source, str) and source.startswith(HUB):
+        from plait.hub import fetch
+
+        return load_run(fetch(source))
+    return load_run(source)
+
+
+def load(
+    source: Path | str,
+    *,
+    tasks: Sequence[str] | None = None,
+    sizing: Sizing | None = None,
+    flip: bool | None = None,
+    device: torch.device | str | None = None,
+) -> Predictor:
+    """A trained network as a function of pictures: ``plait.load("runs/shared")("photo.jpg")``.
+
+    Nothing but the folder is needed: no data set, no weights from elsewhere. None of its code is run.
+
+    Args:
+        source: A run's folder, a folder that ``plait push`` made, or ``hf:org/name``.
+        tasks: Which of its tasks to predict; None predicts all that are not auxiliary.
+        sizing: How pictures are brought to the network; None as the run's evaluation does.
+        flip: Average with the mirrored picture; None as the run's evaluation does.
+        device: Where to compute; None takes an accelerator if there is one.
+
+    Raises:
+        ConfigurationError: If there is no run, or it was trained on other tasks than those asked for.
+        CheckpointError: If it has no checkpoint yet, or a damaged one.
+        DataError: If the hub does not give it.
+    """
+    run = open_run(source)
+    name = str(source)
+    if checkpoint.find(run.checkpoint) is None:
+        raise CheckpointError(f"{name} has no checkpoint yet: train it first, as `plait train` does")
+    known = {task.name: task for task in run.tasks if not task.auxiliary}
+    asked = chosen(known, None if tasks is None else tuple(tasks), name)
+    return Predictor(
+        name=name,
+        recipe=run.recipe,
+        model=run.model(device if device is not None else best_device()),
+        tasks=asked,
+        sizing=sizing or Sizing.of(run.recipe),
+        flip=run.recipe.evaluation.flip if flip is None else flip,
+    )
+
+
+def best_device() -> torch.device:
+    """The accelerator if there is one, else the processor."""
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found if found is not None else torch.device("cpu")

@@ -1,0 +1,66 @@
+"""Pictures of any origin as RGB: files with their orientation applied, Pillow images, arrays, tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from plait.data.files import COLOUR_MODES, MAX_PIXELS, read_rgb
+from plait.errors import DataError
+
+Pixels = NDArray[np.uint8]
+Picture = Path | str | bytes | Image.Image | NDArray[Any] | Tensor
+"""What a picture may come as."""
+
+MODES = (*COLOUR_MODES, "CMYK", "YCbCr", "1", "I;16")
+
+
+def as_picture(image: Picture) -> Pixels:
+    """A picture as ``uint8 [H, W, 3]``, RGB and upright.
+
+    Args:
+        image: A file (PNG, JPEG, WebP or TIFF) by its path or as its content, turned as its EXIF orientation
+            says; a Pillow image, likewise; an array ``uint8 [H, W, 3]``, ``[H, W, 4]`` (the transparency is
+            dropped) or ``[H, W]``; or a tensor ``uint8 [3, H, W]``.
+
+    Raises:
+        DataError: If it is none of these, damaged, empty, or has more pixels than
+            :data:`plait.data.files.MAX_PIXELS`.
+    """
+    if isinstance(image, Path | str | bytes):
+        source = Path(image) if isinstance(image, str) else image
+        return read_rgb(source, modes=MODES, upright=True)
+    if isinstance(image, Image.Image):
+        if image.width * image.height > MAX_PIXELS:
+            raise DataError(
+                f"the picture has {image.width}x{image.height} pixels, more than the limit of "
+                f"{MAX_PIXELS:,}: shrink it first"
+            )
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB")).copy()
+    return _checked(image)
+
+
+def _checked(image: NDArray[Any] | Tensor) -> Pixels:
+    if isinstance(image, Tensor):
+        expected, array = "a tensor uint8 [3, H, W]", image.detach().cpu().numpy()
+        fits = array.ndim == 3 and array.shape[0] == 3
+        array = np.moveaxis(array, 0, -1) if fits else array
+    else:
+        expected, array = "an array uint8 [H, W, 3], [H, W, 4] or [H, W]", np.asarray(image)
+        if array.ndim == 2:
+            array = np.repeat(array[..., None], 3, -1)
+        fits = array.ndim == 3 and array.shape[-1] in (3, 4)
+        array = array[..., :3]
+    if not fits or array.dtype != np.uint8:
+        shape = "x".join(map(str, image.shape))
+        raise DataError(f"expected {expected} with values 0 to 255, got {shape} of {image.dtype}: convert it")
+    if not array.size or array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise DataError(
+            f"a picture needs 1 to {MAX_PIXELS:,} pixels, got {array.shape[1]}x{array.shape[0]}: resize it"
+        )
+    return np.ascontiguousarray(array)

@@ -1,0 +1,119 @@
+"""What a network says about one picture: a map a task, with units, classes and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from plait.errors import ConfigurationError
+from plait.inference.pictures import Pixels
+from plait.registry import nearest
+from plait.tasks.base import Legend, Task
+
+
+@dataclass(frozen=True)
+class PredictedMap:
+    """One task's map of one picture.
+
+    Attributes:
+        task: What it is of.
+        decoded: The task's decoded map, ``[C, H, W]`` on the CPU: class ids int64, else float32.
+    """
+
+    task: Task
+    decoded: Tensor = field(repr=False)
+
+    @cached_property
+    def values(self) -> NDArray[Any]:
+        """The numbers at the picture's size.
+
+        Class ids ``uint8 [H, W]`` (255: none); metres, probabilities and other numbers ``float32 [H, W]``;
+        vectors ``float32 [H, W, 3]`` (x right, y down, z forward).
+        """
+        array = self.decoded.numpy()
+        array = array[0] if len(array) == 1 else np.ascontiguousarray(np.moveaxis(array, 0, -1))
+        return array.astype(np.uint8 if self.task.classes else np.float32, copy=False)
+
+    @property
+    def unit(self) -> str:
+        """Of the values: ``"m"``, or empty."""
+        return self.task.unit
+
+    @property
+    def meaning(self) -> str:
+        """What a value is, in a few words."""
+        return self.task.meaning
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes by id; empty where values are no class ids."""
+        return self.task.classes
+
+    @property
+    def legend(self) -> Legend:
+        """How to read the picture."""
+        return self.task.legend
+
+    @cached_property
+    def picture(self) -> Pixels:
+        """The map in colours, ``uint8 [H, W, 3]``."""
+        drawn: Pixels = self.task.picture(self.decoded)
+        return drawn
+
+    def at(self, row: int, column: int) -> str:
+        """One pixel in words, as ``"2.31 m"`` or ``"sofa"``."""
+        return self.task.told(self.decoded[:, row, column])
+
+
+@dataclass(frozen=True)
+class Prediction(Mapping[str, PredictedMap]):
+    """The maps of one picture by task: ``prediction["depth"].values``.
+
+    Attributes:
+        image: The picture as it was understood, upright: ``uint8 [H, W, 3]``.
+        maps: ``{task: map}``, in the tasks' order.
+    """
+
+    image: Pixels = field(repr=False)
+    maps: Mapping[str, PredictedMap]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of picture and maps."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def __getitem__(self, task: str) -> PredictedMap:
+        if task not in self.maps:
+            raise KeyError(f"no map of {task!r}{nearest(task, self.maps)}; there are {', '.join(self.maps)}")
+        return self.maps[task]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.maps)
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+
+def chosen(known: Mapping[str, Task], asked: tuple[str, ...] | None, whose: str) -> tuple[Task, ...]:
+    """The tasks that are asked for, in their own order; all of them for None.
+
+    Raises:
+        ConfigurationError: If a network was not trained on one of them; says on which it was.
+    """
+    if asked is None:
+        return tuple(known.values())
+    for task in asked:
+        if task not in known:
+            raise ConfigurationError(
+                f"{whose} was not trained on {task!r}{nearest(task, known)}; it predicts "
+                f"{', '.join(known)}: ask for those, or train a network on {task!r}"
+            )
+    if not asked:
+        raise ConfigurationError(f"expected at least one task of {', '.join(known)}, got none")
+    return tuple(task for name, task in known.items() if name in asked)
