@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 from tests.layouts import nyud
 
-from plait import cli
 from plait.cli import main, make_parser
 from plait.testing import write_tiny_rooms
 from plait.training.scores import Scores
@@ -144,10 +143,10 @@ def test_overrides_may_stand_before_the_recipe(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("arguments", "command", "said"),
     [
-        (["train", "quickstart", "--fresh"], "train", "without --fresh, goes on from the last checkpoint"),
-        (["quickstart"], "quickstart", "goes on from the others' last checkpoints"),
-        (["data", "build", "rooms", "--out", "x"], "data_build", "makes what is still missing"),
-        (["evaluate", "runs/a"], "evaluate", "plait: stopped\n"),
+        (["train", "quickstart", "--fresh"], "train.train", "without --fresh, goes on from the last checkpoint"),
+        (["quickstart"], "quickstart.quickstart", "goes on from the others' last checkpoints"),
+        (["data", "build", "rooms", "--out", "x"], "data.data_build", "makes what is still missing"),
+        (["evaluate", "runs/a"], "evaluate.evaluate", "plait: stopped\n"),
     ],
 )
 def test_a_stopped_command_says_what_comes_next(
@@ -160,7 +159,7 @@ def test_a_stopped_command_says_what_comes_next(
     def interrupted(parsed: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, command, interrupted)
+    monkeypatch.setattr(f"plait.commands.{command}", interrupted)
     assert main(arguments) == 130
     err = capsys.readouterr().err
     assert err.startswith("plait: stopped")
