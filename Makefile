@@ -4,7 +4,7 @@ BIN := .venv/bin
 THREADS := OMP_NUM_THREADS=1
 PYTEST := $(THREADS) $(BIN)/python -m pytest
 
-.PHONY: quickstart test test-all test-slow lint docs format clean
+.PHONY: quickstart tutorial test test-all test-slow lint docs format clean
 
 .venv/made: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -19,6 +19,10 @@ PYTEST := $(THREADS) $(BIN)/python -m pytest
 # The main job: single-task networks beside one multi-task network, a table and a report, in minutes.
 quickstart: .venv/made
 	$(BIN)/plait quickstart
+
+# The tutorial's own commands, from a folder of pictures to an export, with small numbers.
+tutorial: .venv/made-test
+	$(THREADS) $(BIN)/python -m tests.pages docs/tutorial.md
 
 lint: .venv/made-test
 	$(BIN)/ruff check .

@@ -269,6 +269,17 @@ def test_what_is_not_described_is_described(tmp_path: Path, capsys: pytest.Captu
     assert "name: folder" in printed
     assert "kind: depth, source: depth, scale: 0.001" in printed
     assert main(["data", "show", "folder", str(tmp_path), "--out", str(tmp_path / "s.png")]) == 0
+    recipe = tmp_path / "recipes" / "mine.yaml"
+    for _ in range(2):  # again, it writes the same
+        assert main(["data", "check", "folder", str(tmp_path), "--recipe", str(recipe)]) == 0
+    assert f"the recipe is {recipe}" in capsys.readouterr().out
+    assert main(["train", str(recipe), "--print"]) == 0
+    recipe.write_text("mine: 1\n")
+    assert main(["data", "check", "folder", str(tmp_path), "--recipe", str(recipe)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert recipe.read_text() == "mine: 1\n"
+    assert main(["data", "check", "rooms", "--recipe", str(recipe)]) == 2
+    assert "--recipe is for folder" in capsys.readouterr().err
 
 
 def test_nyud_is_built_from_its_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,7 +85,7 @@ def test_overrides_reach_every_level(tmp_path: Path) -> None:
         (["--evaluation.scales", "[]"], "one or more positive numbers"),
         (["--evaluation.scales", "[1, 0]"], "one or more positive numbers"),
         (["--evaluation.scales", "[1, .nan]"], "one or more positive numbers"),
-        (["--training.threads", "x"], "training.threads must be whole number or auto, got 'x'$"),
+        (["--training.threads", "x"], "training.threads must be a whole number or auto, got 'x'$"),
         (["--optimizer.lr", ".inf"], "optimizer.lr must be positive and finite"),
         (["--optimizer.betas", "[2, 3]"], r"optimizer.betas must be two numbers in \[0, 1\), got"),
         (["--optimizer.betas", "3"], r"optimizer.betas must be \[number, number\], got 3$"),

@@ -1,6 +1,5 @@
 """What the pages say is true: their commands and their Python run, and the site builds without a warning."""
 
-import os
 import re
 import shlex
 import subprocess
@@ -8,97 +7,87 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.pages import ROOT, blocks, commands, follow, run, smaller
 
 from plait.cli import make_parser
 from plait.recipes import recipe_path
 
-ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
-SMALLER = {
-    "quickstart": "--minutes 0.01",
-    "train": "--training.steps 2 --training.batch_size 2 --training.precision fp32 --training.threads 1"
-    " --training.channels_last false",
-    "study run": "--seeds 0 --training.steps 2 --training.batch_size 2 --augmentation.size [32,40]"
-    " --evaluation.size [32,40]",
-    "data build": "--images 4 --size 48x64 --quality draft",
-}
-"""What a test adds to a command so that it takes seconds; later options win."""
+FOLLOWED = ("tutorial.md",)
+"""Pages whose Python needs what their commands made: `make tutorial` does them whole, in order."""
 
 
 def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of one language on a page."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-
-
-def commands(page: Path) -> list[str]:
-    """The shell commands of a page; a backslash joins lines, comments are dropped."""
-    text = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
-    lines = (shlex.join(shlex.split(line, comments=True)) for line in text.splitlines())
-    return [line for line in lines if line]
-
-
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_command_is_one_that_exists(page: Path) -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    written = {block.file for block in blocks(page)}
     for command in commands(page):
         program, *arguments = shlex.split(command)
         if program == "plait":
             parsed = make_parser().parse_known_args(arguments)[0]
-            if arguments[0] == "train":
-                assert recipe_path(parsed.recipe).is_file()
-            if arguments[:2] == ["study", "run"]:
+            if arguments[:1] == ["train"] and parsed.recipe not in written:
+                assert recipe_path(parsed.recipe).is_file() or page.name in FOLLOWED
+            if arguments[:2] == ["study", "run"] and parsed.study not in written:
                 assert recipe_path(parsed.study).is_file()
         elif program == "make":
             assert arguments[0] in targets, command
         elif program in ("python", ".venv/bin/python"):
-            assert (ROOT / arguments[0]).is_file() or arguments[0] == "-m", command
+            known = (ROOT / arguments[0]).is_file() or arguments[0] in ("-m", *written)
+            assert known, command
         else:
             assert program in ("pip", "git", "cd", "torchrun"), f"no test runs {command!r}"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if blocks(page, "python") and page.name not in FOLLOWED],
+    ids=name_of,
+)
 def test_python_on_the_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     names: dict[str, object] = {"__name__": "page"}
     for block in blocks(page, "python"):
-        if block.startswith("# file: "):
-            (tmp_path / block.splitlines()[0].removeprefix("# file: ")).write_text(block)
-        exec(compile(block, name_of(page), "exec"), names)
+        if block.file is not None:
+            (tmp_path / block.file).write_text(block.text)
+        exec(compile(block.text, name_of(page), "exec"), names)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=name_of)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if commands(page) and page.name not in FOLLOWED], ids=name_of
+)
 def test_the_page_s_commands_run_in_order(page: Path, tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-    }
-    for number, block in enumerate(blocks(page, "python")):
-        first = block.splitlines()[0]
-        (
-            tmp_path / (first.removeprefix("# file: ") if "# file: " in first else f"block{number}.py")
-        ).write_text(block)
+    for number, block in enumerate(blocks(page)):
+        if block.language == "python" or block.file is not None:
+            (tmp_path / (block.file or f"block{number}.py")).write_text(block.text)
     for command in commands(page):
-        if not command.startswith("plait "):
-            continue
-        smaller = next((more for start, more in SMALLER.items() if command.startswith(f"plait {start}")), "")
-        done = subprocess.run(
-            f"{command} {'' if '--help' in command else smaller}",
-            shell=True,
-            cwd=tmp_path,
-            env={**environment, "PYTHONPATH": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        if command.startswith("plait "):
+            done = run(smaller(command), tmp_path)
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_a_page_is_followed_in_order_until_something_fails(tmp_path: Path) -> None:
+    (page := tmp_path / "page.md").write_text(
+        "```python\n# file: two.py\nprint(1 + 1)\n```\n"
+        "```bash\npython two.py  # comment\n```\n"
+        "```python\nx = 3\n```\nand\n```python\nprint(x)\n```\n"
+        "```bash\nplait trian\n```\n"
+    )
+    steps = follow(page, tmp_path)
+    done = [next(steps)[:2] for _ in range(4)]
+    assert done == [
+        ("write two.py", ""),
+        ("python two.py", "2\n"),
+        ("python page.py", ""),
+        ("python page.py", "3\n"),
+    ]
+    with pytest.raises(AssertionError, match="did you mean 'train'"):
+        next(steps)
 
 
 @pytest.mark.slow

@@ -503,8 +503,9 @@ def typed(kind: type[Made], tree: Mapping[str, Any], *, what: str) -> Made:
     """A dataclass from nested plain values, with defaults filled in and types checked.
 
     Raises:
-        ConfigurationError: If a value is of the wrong type, or the dataclass refuses it.
+        ConfigurationError: If a value is of a wrong type, the dataclass refuses it, or a class is asked for.
     """
+    refuse_classes(tree, what)
     # Our own look at the keys (check_keys) comes first because it can name the nearest one.
     from jsonargparse import ArgumentError
 
@@ -524,11 +525,36 @@ def typed(kind: type[Made], tree: Mapping[str, Any], *, what: str) -> Made:
 @cache
 def parser_of(kind: type) -> ArgumentParser:
     """What reads a dataclass from nested values; making it takes as long as using it."""
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, set_loader
 
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    set_loader("plain", as_it_is)
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, parser_mode="plain")
     parser.add_class_arguments(kind)
     return parser
+
+
+def as_it_is(text: str) -> str:
+    """Text where a value may be anything: it is not read again as YAML, in which a class could be named."""
+    return text
+
+
+def refuse_classes(value: Any, what: str, place: str = "") -> None:
+    """Raises :class:`ConfigurationError` for a key ``class_path``, by which jsonargparse builds any class.
+
+    Parts are named by a text that :func:`plait.registry.resolve` checks; nothing else of a file is called.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            here = f"{place}.{key}".lstrip(".")
+            if key == "class_path":
+                raise ConfigurationError(
+                    f"the {what} has a key {here!r}, which would build any class that it names: leave it "
+                    f"out, and name a part of your own as 'package.module:Class'"
+                )
+            refuse_classes(item, what, here)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            refuse_classes(item, what, place)
 
 
 def misfit(kind: type, tree: Mapping[str, Any], message: str, what: str) -> str:
@@ -541,7 +567,9 @@ def misfit(kind: type, tree: Mapping[str, Any], message: str, what: str) -> str:
     value: Any = tree
     for part in key.split("."):
         expected, value = typing.get_type_hints(expected)[part], value[part]
-    return f"{key} must be {in_words(expected)}, got {value!r}"
+    words = in_words(expected)
+    article = "a " if words.startswith(("whole", "number")) else ""
+    return f"{key} must be {article}{words}, got {value!r}"
 
 
 def in_words(annotation: Any) -> str:
@@ -621,10 +649,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"cannot read the recipe {path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is not a text file: expected YAML, in UTF-8") from error
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}; name another file") from error
+    except yaml.constructor.ConstructorError as error:
+        raise ConfigurationError(
+            f"{path} holds more than plain values ({error.problem}), which is never built: write text, numbers, "
+            f"lists and 'key: value' alone"
+        ) from error
     except yaml.YAMLError as error:
-        raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        where = getattr(error, "problem_mark", None)
+        place = f" at line {where.line + 1}, column {where.column + 1}" if where is not None else ""
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise ConfigurationError(f"{path} is not YAML{place}: {problem}; mend that line") from error
     if not isinstance(tree, dict):
         raise ConfigurationError(f"{path} must hold 'key: value' lines, got {type(tree).__name__}")
     return tree

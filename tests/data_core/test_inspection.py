@@ -135,3 +135,20 @@ def test_the_analytic_plane_faces_the_camera_and_fits_its_depth() -> None:
     np.testing.assert_allclose(np.tensordot(scene.normal, depth * rays, 1), -scene.distance)
     assert 1 < depth.min() < depth.max() < 5
     assert (np.tensordot(scene.normal, rays, 1) < 0).all()
+
+
+def test_classes_without_names_are_drawn_by_number_where_no_class_has_one(tmp_path: Path) -> None:
+    for name in range(6):
+        for folder, pixels in (
+            ("images", np.full((20, 30, 3), name, np.uint8)),
+            ("classes", np.full((20, 30), name % 4, np.uint8)),
+        ):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{name}.png")
+    fields = {"semantic": {"source": "classes"}}
+    dataset = plait.data.create("folder", split="train", labels=["semantic"], root=tmp_path, fields=fields)
+    shown = [dataset[place] for place in range(len(dataset))]
+    (task,) = default_tasks(dataset, shown)
+    highest = max(int(sample.targets["semantic"].max()) for sample in shown)
+    assert task.classes == tuple(f"class {number}" for number in range(max(highest + 1, 2)))
+    assert default_tasks(dataset) == ()

@@ -129,7 +129,7 @@ def test_an_arm_that_starts_from_single_task_networks_says_so_and_needs_them() -
         ({"arms": {"a": {"processes": 0}}}, "processes must be a whole number from 1, got 0"),
         ({"recipe": None}, "arm 'mtl' has no recipe, and neither has the study"),
         ({"recipe": {"data": {"name": "rooms"}}}, "arm 'mtl' has no tasks"),
-        ({"recipe": "roms/mtl"}, "no recipe 'roms/mtl'"),
+        ({"recipe": "roms/mtl"}, "'roms/mtl' is no recipe and no study"),
         ({"arms": {"single-task": None}}, "an arm's name must be other than the study's own"),
         ({"arms": {}, "grid": {}}, "arms must be one or more, or a grid"),
         ({"grid": {"balancer": []}}, r"grid\.balancer must be one or more values"),

@@ -195,25 +195,48 @@ def test_task_weights_are_a_way_of_sharing_and_defaults_may_be_spelled_out(make_
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({}, "ImageNet weights"),
-        ({"model__weights": "mine.pth"}, "weights of mine.pth"),
-        ({"model__weights": "mine.pth", "model__pretrained": False}, "weights of mine.pth"),
-        ({"model__pretrained": False}, "random weights"),
+        ({}, r"tf_efficientnet_lite0, ImageNet weights \(in1k\), licence apache-2.0 \(.+\)"),
+        ({"model__weights": "mine.pth"}, r"tf_efficientnet_lite0, weights of mine.pth, licence not known.*"),
+        (
+            {"model__weights": "mine.pth", "model__pretrained": False},
+            r"tf_efficientnet_lite0, weights of mine.pth, licence not known.*",
+        ),
+        ({"model__pretrained": False}, "tf_efficientnet_lite0, random weights"),
+        (
+            {"model__backbone": "vit_tiny_patch16_224"},
+            r"vit_tiny_patch16_224, ImageNet weights \(.+\), licence apache-2.0 \(timm .+\)",
+        ),
+        (
+            {"model__backbone": "vit_base_patch16_224.mae"},
+            r"vit_base_patch16_224.mae, published weights \(mae\), licence cc-by-nc-4.0 \(timm .+\), "
+            "which forbids commercial use",
+        ),
     ],
 )
-def test_the_facts_say_what_the_backbone_started_from(
+def test_the_facts_say_what_the_backbone_started_from_and_its_licence(
     make_run: MakeRun, changes: dict[str, Any], text: str
 ) -> None:
     runs = [make_run("a", ["depth"], **changes)]
-    backbone = dict(report.facts(runs, compared(runs)[1], None))["Backbone"]
-    assert backbone == f"tf_efficientnet_lite0, {text}"
+    backbone = dict(report.facts(runs, compared(runs)[1], None))["Backbone and weights"]
+    assert re.fullmatch(text, backbone), backbone
 
 
-def test_the_facts_name_every_start(make_run: MakeRun) -> None:
-    runs = [make_run("a", ["depth"]), make_run("b", ["depth"], model__weights="mine.pth")]
-    assert dict(report.facts(runs, compared(runs)[1], None))["Backbone"] == (
-        "tf_efficientnet_lite0, ImageNet weights; tf_efficientnet_lite0, weights of mine.pth"
-    )
+def test_the_facts_name_every_start_once(make_run: MakeRun) -> None:
+    runs = [make_run(name, ["depth"]) for name in ("a", "b")]
+    runs += [make_run("c", ["depth"], model__weights="mine.pth")]
+    starts = dict(report.facts(runs, compared(runs)[1], None))["Backbone and weights"].split("; ")
+    assert len(starts) == 2
+    assert "licence apache-2.0" in starts[0]
+    assert starts[1].startswith("tf_efficientnet_lite0, weights of mine.pth")
+
+
+def test_page_and_markdown_name_the_licence_of_the_weights(
+    make_run: MakeRun, picture_rows: list[Row], tmp_path: Path
+) -> None:
+    runs = quick(make_run)
+    page = page_of(runs, picture_rows, tmp_path / "report.html")
+    for text in (page, report.markdown(compared(runs)[1], runs)):
+        assert text.count("licence apache-2.0") == 1
 
 
 def test_its_own_work_leaves_busy_cores_alone(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["run", "nowhere"], "no recipe 'nowhere'"),
+        (["run", "nowhere"], "'nowhere' is no recipe and no study"),
         (["run", "rooms/balancng"], "did you mean 'rooms/balancing'"),
         (["run", "rooms/balancing", "--sseds", "2"], "unknown argument '--sseds' (did you mean '--seeds'?)"),
         (["run", "rooms/balancing", "--device", "tpu"], "--device must be cpu, cuda, or devices as cuda:0"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import plait
 from plait.commands.base import Commands, Parser, file, folder, progress_bar, say, size
@@ -36,6 +37,12 @@ def add(commands: Commands) -> None:
 
     check = add_data("check", data_check, "is this folder what the loader thinks it is?")
     add_root(check)
+    check.add_argument(
+        "--recipe",
+        type=file,
+        metavar="FILE",
+        help="folder: also write the recipe that is proposed there, to look at and to train",
+    )
     show = add_data("show", data_show, "draw samples with all their labels")
     add_root(show)
     show.add_argument("--split", default="train", metavar="SPLIT", help="which split (default: train)")
@@ -108,12 +115,37 @@ def data_check(parsed: argparse.Namespace) -> None:
     from plait.data import check
 
     if parsed.root is not None and not parsed.root.exists():
-        raise DataError(f"{parsed.root}: expected a folder or archive of {parsed.name}, found nothing there")
-    found = check(parsed.name, parsed.root, options=dict(parse_overrides(parsed.overrides)))
+        raise DataError(f"{parsed.root}: found nothing there; name a folder or archive of {parsed.name}")
+    options = dict(parse_overrides(parsed.overrides))
+    if parsed.recipe is not None and parsed.name != "folder":
+        raise ConfigurationError(
+            f"--recipe is for folder: `plait list recipes` names those for {parsed.name}"
+        )
+    found = check(parsed.name, parsed.root, options=options)
     say("\n".join(found.lines))
+    if parsed.recipe is not None:
+        write_recipe(parsed.root, parsed.recipe, options)
     if not found.good:
         problems = f"{len(found.problems)} problems" if len(found.problems) > 1 else "a problem"
         raise DataError(f"{parsed.name} has {problems}, named above: mend the files or name another folder")
+
+
+def write_recipe(root: Path | None, path: Path, options: Mapping[str, Any]) -> None:
+    """Writes the recipe that is proposed for a folder."""
+    from plait.data.folder.dataset import Folder
+    from plait.training.checkpoint import write_atomically
+
+    proposal = Folder.proposal(root, **options)
+    if proposal is None:
+        raise ConfigurationError(
+            f"{root} declares its labels already, so no recipe is proposed: write one with "
+            f"`data: {{name: folder, root: {root}}}` and the tasks"
+        )
+    if path.exists() and path.read_text(encoding="utf-8") != proposal.yaml:
+        raise ConfigurationError(f"{path} is there already: name another file for the recipe, or remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, proposal.yaml)
+    say(f"the recipe is {path}: go through its `# check:` lines, then `plait train {path}`")
 
 
 def data_show(parsed: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from plait import registry
-from plait.data.labels import Depth, InverseDepth, Label, Mask, Normals, Semantic
+from plait.data.labels import UNKNOWN_CLASS, Depth, InverseDepth, Label, Mask, Normals, Semantic
 from plait.data.published import Layout, Part, first_few
 from plait.data.sample import DataSet, Sample
 from plait.errors import ConfigurationError, DataError, PlaitError
@@ -316,8 +316,8 @@ def show(
         samples: How many rows, at least 1.
         out: The picture to write; its ending names the format, as in ``samples.png``.
         tasks: Whose labels to draw, in their order; by default one a label that the set has (ids without
-            class names, such as instances, are left out), the colours of depth reaching to the 99th
-            percentile of the drawn samples.
+            class names beside named ones, such as instances, are left out), the colours of depth reaching to
+            the 99th percentile of the drawn samples.
         options: Further options of the data set.
 
     Returns:
@@ -357,9 +357,10 @@ def _check_format(out: Path) -> None:
 
 
 def default_tasks(dataset: DataSet, samples: Sequence[Sample] = ()) -> tuple[Task, ...]:
-    """One task a label of a data set, named after it, for pictures; ids without class names have none.
+    """One task a label of a data set, named after it, for pictures.
 
-    With samples, the colours of depth reach to their 99th percentile.
+    Ids without class names have none, unless the data set names no classes at all: then those of the samples
+    are numbered. With samples, the colours of depth reach to their 99th percentile.
     """
     from plait.tasks import parse
 
@@ -373,6 +374,8 @@ def default_declaration(dataset: DataSet, samples: Sequence[Sample] = ()) -> dic
         if issubclass(label_type, Semantic):
             if label in dataset.classes:
                 declaration[label] = {"kind": "semantic", "classes": list(dataset.classes[label])}
+            elif not dataset.classes and (count := _classes(samples, label)):
+                declaration[label] = {"kind": "semantic", "classes": count}
         elif label in registry.TASKS:
             declaration[label] = {"kind": label}
         else:
@@ -383,6 +386,14 @@ def default_declaration(dataset: DataSet, samples: Sequence[Sample] = ()) -> dic
             if declaration[label]["kind"] == "depth" and far > 0:
                 declaration[label]["far"] = far
     return declaration
+
+
+def _classes(samples: Sequence[Sample], label: str) -> int:
+    """How many classes there are by the ids of samples, from 2 to 255; 0 if no id is known."""
+    maps = [sample.targets[label].as_subclass(Tensor) for sample in samples if label in sample.targets]
+    known = [ids[ids != UNKNOWN_CLASS] for ids in maps]
+    highest = max((int(ids.max()) for ids in known if len(ids)), default=-1)
+    return 0 if highest < 0 else min(max(highest + 1, 2), UNKNOWN_CLASS)
 
 
 def _far(depths: Sequence[Tensor]) -> float:

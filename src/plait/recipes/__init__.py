@@ -53,7 +53,8 @@ def recipe_path(name: Path | str) -> Path:
     short = asked.removeprefix("recipes/").removesuffix(".yaml")
     if short in known:
         return known[short]
+    what = "is a folder, not a recipe or a study" if Path(name).is_dir() else "is no recipe and no study"
     raise ConfigurationError(
-        f"no recipe {asked!r}{nearest(short, known)}: give a YAML file, or a name of `plait list recipes` or "
+        f"{asked!r} {what}{nearest(short, known)}: give a YAML file, or a name of `plait list recipes` or "
         f"`plait list studies`"
     )

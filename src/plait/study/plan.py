@@ -164,7 +164,9 @@ class Study:
         require(len(self.seeds) > 0, "seeds", "one or more whole numbers", self.seeds)
         require(len(set(self.seeds)) == len(self.seeds), "seeds", "each given once", self.seeds)
         require(self.processes >= 1, "processes", "at least 1", self.processes)
-        require(bool(self.arms or self.grid), "arms", "one or more, or a grid", self.arms)
+        require(
+            bool(self.arms or self.grid), "arms", "one or more (name: keys that differ), or a grid", self.arms
+        )
         for key, values in self.grid.items():
             require(len(values) > 0, f"grid.{key}", "one or more values", values)
         for arm in self.arms:

@@ -57,7 +57,7 @@ def semantic(
         raise ConfigurationError(f"task {name!r} needs 2 to {UNKNOWN_CLASS} classes, got {len(names)}")
     if len(set(names)) < len(names):
         twice = next(text for text in names if names.count(text) > 1)
-        raise ConfigurationError(f"task {name!r} names class {twice!r} more than once")
+        raise ConfigurationError(f"task {name!r} names class {twice!r} more than once: rename one")
     ignored = tuple(_id(name, names, chosen) for chosen in ignore or ())
     weights = _weights(name, names, class_weights)
     cross_entropy = partial(CrossEntropy, weights, ignored, skip_empty)

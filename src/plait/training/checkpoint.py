@@ -109,7 +109,9 @@ def read(place: Path, tasks: Sequence[Task] | None = None, files: Sequence[str] 
     """
     found = find(place)
     if found is None:
-        raise CheckpointError(f"{place} holds no complete checkpoint: expected {STATE} and its tensors")
+        raise CheckpointError(
+            f"{place} holds no complete checkpoint (expected {STATE} and its tensors): train that run first"
+        )
     try:
         state = json.loads((found / STATE).read_bytes())
         digests = {str(name): str(digest) for name, digest in state["sha256"].items()}
@@ -119,7 +121,10 @@ def read(place: Path, tasks: Sequence[Task] | None = None, files: Sequence[str] 
             f"{found / STATE} is damaged ({error}); remove the folder to start again"
         ) from None
     if form != FORMAT:
-        raise CheckpointError(f"{found} has format {form!r}, this version of plait reads format {FORMAT}")
+        raise CheckpointError(
+            f"{found} has format {form!r}, this version of plait reads format {FORMAT}: install the version that "
+            f"wrote it"
+        )
     if tasks is not None and state.get("tasks") != described_tasks(tasks):
         raise CheckpointError(
             f"{found} is of the tasks {told(state.get('tasks'))}, expected {told(described_tasks(tasks))}"
@@ -149,7 +154,8 @@ def read_tensors(path: Path, digest: str | None = None) -> dict[str, Tensor]:
         # Only now: the length that a safetensors file begins with can look like a pickle's first bytes.
         if content[:2] == b"PK" or (content[:1] == b"\x80" and content[1:2] in b"\x02\x03\x04\x05"):
             raise CheckpointError(
-                f"{path} is a pickle, which may run code when it is opened; expected safetensors"
+                f"{path} is a pickle, which may run code when it is opened, and was not: expected "
+                f"safetensors, as plait writes them"
             ) from None
         if not damaged:
             raise CheckpointError(f"{path} is not a complete safetensors file: {error}") from error

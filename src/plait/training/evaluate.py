@@ -14,6 +14,7 @@ from plait.data.loader import evaluation_batches
 from plait.data.sample import DataSet
 from plait.data.transforms import undo
 from plait.models.network import MultiTaskNetwork
+from plait.models.predictions import Predictions
 from plait.tasks.base import Task
 from plait.training.distributed import rank, world_size
 from plait.training.per_image import Collector, PerImage
@@ -147,7 +148,7 @@ def predictions(
 
 
 def activated(
-    model: MultiTaskNetwork,
+    model: Callable[[Tensor], Predictions],
     images: Tensor,
     tasks: Sequence[Task],
     evaluation: Evaluation,
@@ -174,7 +175,7 @@ def activated(
 
 
 def slide(
-    model: MultiTaskNetwork,
+    model: Callable[[Tensor], Predictions],
     images: Tensor,
     tasks: Sequence[Task],
     evaluation: Evaluation,

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from plait.training.per_image import PerImage
 
 RECIPE, ENVIRONMENT, SCORES = "recipe.yaml", "environment.json", "scores.json"
+NOT_SHARED = "not-shared"
+"""What stands in a shared recipe in the place of a folder of the machine that it was trained on."""
 IMAGES = "images.safetensors"
 
 
@@ -47,10 +49,13 @@ class Run:
     Attributes:
         path: Its folder.
         recipe: What decided it.
+        own_parts: Whether code that a shared recipe names by its import path may be run. A run's own folder
+            needs no such leave: who trained it has run that code.
     """
 
     path: Path
     recipe: Recipe
+    own_parts: bool = False
 
     @cached_property
     def tasks(self) -> tuple[Task, ...]:
@@ -151,7 +156,22 @@ class Run:
         return network.to(device).eval()
 
     def dataset(self, split: str) -> DataSet:
-        """A split of its data, with the labels of its tasks."""
+        """A split of its data, with the labels of its tasks.
+
+        Raises:
+            ConfigurationError: If it is a shared network whose data stayed where it was trained, or are read by
+                code that is not plait's.
+        """
+        if self.bundled:
+            from plait.hub import trust
+
+            if not self.own_parts:
+                trust.refuse(trust.of_data(self.recipe), f"the recipe of {self.path}")
+            if NOT_SHARED in trust.texts(config.plain(self.recipe.data)):
+                raise ConfigurationError(
+                    f"{self.path} was shared without the place of its data: write where yours are under "
+                    f"`data` in its {RECIPE}, for instance as data.root"
+                )
         return make_dataset(self.recipe, self.tasks, split)
 
     def evaluate(
@@ -193,16 +213,28 @@ class Run:
         return evaluate(self.model(device), dataset, self.tasks, evaluation=evaluation, progress=progress)
 
 
-def load_run(path: Path | str) -> Run:
-    """Reads a run's folder.
+def load_run(path: Path | str, *, own_parts: bool = False) -> Run:
+    """Reads a run's folder, or that of a shared network.
+
+    Args:
+        path: The folder.
+        own_parts: Whether code that the recipe of a shared network names by its import path may be run, where
+            it is installed. Without that leave such a network is refused.
 
     Raises:
-        ConfigurationError: If there is no run in it.
+        ConfigurationError: If there is no run in it, or it names code without leave to run it.
     """
     path = Path(path)
     if not (path / RECIPE).is_file():
-        raise ConfigurationError(f"{path} is not a run's folder: it has no {RECIPE}")
-    return Run(path, config.load_recipe(path / RECIPE))
+        raise ConfigurationError(
+            f"{path} is not a run's folder: it has no {RECIPE}; name one that `plait train` wrote"
+        )
+    run = Run(path, config.load_recipe(path / RECIPE), own_parts)
+    if run.bundled and not own_parts:
+        from plait.hub import trust
+
+        trust.refuse(trust.of_network(run.recipe), f"the network in {path}")
+    return run
 
 
 def make_network(

@@ -21,6 +21,7 @@ from plait.study.reporting import score_tables
 from plait.study.reporting.gallery import BYTES
 from plait.study.reporting.page import HERE, render
 from plait.study.reporting.questions import answers
+from plait.study.reporting.reading import facts
 from plait.study.reporting.words import summary
 
 VOID = {"meta", "link", "img", "br", "input", "line", "circle", "rect", "path"}
@@ -172,8 +173,9 @@ def test_every_part_is_there(whole: tuple[Page, str], study: Analysis) -> None:
         assert answer.text in told
     for sentence in (*study.results.alike, *study.results.unlike):
         assert sentence in told
-    for what, value in study.results.facts:
+    for what, value in facts(study.results):
         assert f"<dt>{what}</dt><dd>{value}</dd>" in text
+    assert "<dt>Backbone and weights</dt>" in text
     for arm in study.results.arms:
         assert f"Recipe of {arm.name}" in page.summaries
 

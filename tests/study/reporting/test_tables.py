@@ -190,6 +190,9 @@ def test_markdown_says_everything_once_under_its_heading() -> None:
     ]  # fmt: skip
     assert "- cross_stitch starts elsewhere." in text
     assert "- Machine: a made-up machine" in text
+    started = next(line for line in text.splitlines() if line.startswith("- Backbone and weights: "))
+    assert started.count("tf_efficientnet_lite0") == 1
+    assert "licence apache-2.0" in started
 
 
 def test_several_studies_share_one_report() -> None:
