@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import plait.data
-from plait.data.inspection import _sheet, default_tasks
+from plait.data.inspection import _sheet, default_declaration, default_tasks
 from plait.data.rooms.dataset import FIELDS, Rooms
 from plait.errors import ConfigurationError
 from plait.tasks import parse
@@ -151,4 +151,4 @@ def test_classes_without_names_are_drawn_by_number_where_no_class_has_one(tmp_pa
     (task,) = default_tasks(dataset, shown)
     highest = max(int(sample.targets["semantic"].max()) for sample in shown)
     assert task.classes == tuple(f"class {number}" for number in range(max(highest + 1, 2)))
-    assert default_tasks(dataset) == ()
+    assert default_declaration(dataset) == {}
