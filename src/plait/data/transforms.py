@@ -340,6 +340,22 @@ def _turned_hue(angle: float) -> Array:
 # --- evaluation -----------------------------------------------------------------------------------------
 
 
+def fitted(source: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a picture that fills one side of ``size`` and stays within the other.
+
+    Whole pixels, at least 1 a side; halves are rounded up, in whole numbers, so that an exported network
+    computes the same from sizes that are only known when it runs.
+
+    >>> fitted((480, 640), (192, 256)), fitted((640, 480), (192, 256)), fitted((3, 8), (4, 4))
+    ((192, 256), (192, 144), (2, 4))
+    """
+    (height, width), (rows, columns) = source, size
+    down: Any = torch.sym_min(rows, (2 * height * columns + width) // (2 * width))
+    across: Any = torch.sym_min(columns, (2 * width * rows + height) // (2 * height))
+    sides: tuple[Any, Any] = torch.sym_max(1, down), torch.sym_max(1, across)
+    return sides
+
+
 @dataclass(frozen=True)
 class EvaluationResize:
     """Brings a picture to the network's size, in a way that :func:`undo` takes back.
@@ -359,10 +375,7 @@ class EvaluationResize:
             return warp
         if not self.keep_aspect:
             return warp.resized(self.size)
-        factor = min(self.size[0] / source[0], self.size[1] / source[1])
-        # Whole pixels, never more than the canvas; each axis has its own exact factor.
-        fitted = (max(1, round(source[0] * factor)), max(1, round(source[1] * factor)))
-        return warp.resized(fitted).windowed(0, 0, self.size)
+        return warp.resized(fitted(source, self.size)).windowed(0, 0, self.size)
 
     def __call__(self, sample: Sample) -> Sample:
         """The sample at that size: image float32 in [0, 1], labels nearest, padding unknown."""

@@ -655,6 +655,19 @@ def described(
     return lines
 
 
+LEARNED_WELL: Mapping[str, Mapping[str, str]] = {
+    "depth": {"loss": "log_l1", "parametrisation": "exp"},
+    "normals": {"loss": "cosine"},
+}
+"""Options of tasks with which a few hundred steps already give something to look at, as in ``rooms_shared``."""
+
+UPDATES = (
+    "# These suit the default backbone with batches of 8 for some hundred to a few thousand steps.",
+    "optimizer: {name: adamw, lr: 0.002, weight_decay: 0.01}",
+    "schedule: {name: one_cycle, peak: 0.25}",
+)
+
+
 def recipe(
     folder: Path,
     options: Mapping[str, Any],
@@ -677,10 +690,10 @@ def recipe(
     for name, (_, guess) in guesses.items():
         if guess.task is not None:
             kind = {"kind": TASK_OF.get(guess.kind, guess.kind)}
-            lines += [f"  {name}: {flow({**kind, **guess.task})}"]
+            lines += [f"  {name}: {flow({**kind, **LEARNED_WELL.get(guess.kind, {}), **guess.task})}"]
     if lines[-1] == "tasks:":
         lines[-1] = "tasks: {}"
-    return "\n".join([*lines, "", "augmentation:", f"  size: {flow(list(size))}", ""])
+    return "\n".join([*lines, "", "augmentation:", f"  size: {flow(list(size))}", "", *UPDATES, ""])
 
 
 def flow(value: object) -> str:
