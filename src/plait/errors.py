@@ -32,5 +32,9 @@ class NonFiniteLossError(PlaitError, ArithmeticError):
     """A loss became NaN or infinite; the text names task, step and image ids."""
 
 
+class ExportError(PlaitError, RuntimeError):
+    """A network that cannot be exported, or an exported model that disagrees with it; nothing was written."""
+
+
 class MissingExtraError(PlaitError, ImportError):
     """An optional part of plait is not installed; the text names the command that installs it."""

@@ -8,10 +8,11 @@
     made["semantic"].classes[3], made["semantic"].picture
 """
 
+from plait.inference.files import predict_files
 from plait.inference.load import load
 from plait.inference.pictures import as_picture
 from plait.inference.prediction import PredictedMap, Prediction
 from plait.inference.predictor import Predictor
 from plait.inference.sizing import Sizing
 
-__all__ = ["PredictedMap", "Prediction", "Predictor", "Sizing", "as_picture", "load"]
+__all__ = ["PredictedMap", "Prediction", "Predictor", "Sizing", "as_picture", "load", "predict_files"]

@@ -17,18 +17,23 @@ from plait.training.run import Run, load_run
 HUB = "hf:"
 
 
-def open_run(source: Path | str) -> Run:
+def open_run(source: Path | str, *, own_parts: bool = False) -> Run:
     """A run by its folder, or by ``hf:org/name`` (or ``hf:org/name@revision``) from the Hugging Face hub.
 
+    Args:
+        source: Which one.
+        own_parts: Whether code that a shared network names by its import path may be run, where it is
+            installed; it never comes with the network.
+
     Raises:
-        ConfigurationError: If there is no run.
-        DataError: If the hub does not give it.
+        ConfigurationError: If there is no run, or it names code without leave to run it.
+        DataError: If the hub does not give it, or it is no network of plait.
     """
     if isinstance(source, str) and source.startswith(HUB):
         from plait.hub import fetch
 
-        return load_run(fetch(source))
-    return load_run(source)
+        return load_run(fetch(source), own_parts=own_parts)
+    return load_run(source, own_parts=own_parts)
 
 
 def load(
@@ -38,6 +43,7 @@ def load(
     sizing: Sizing | None = None,
     flip: bool | None = None,
     device: torch.device | str | None = None,
+    own_parts: bool = False,
 ) -> Predictor:
     """A trained network as a function of pictures: ``plait.load("runs/shared")("photo.jpg")``.
 
@@ -49,18 +55,22 @@ def load(
         sizing: How pictures are brought to the network; None as the run's evaluation does.
         flip: Average with the mirrored picture; None as the run's evaluation does.
         device: Where to compute; None takes an accelerator if there is one.
+        own_parts: Whether code that a shared network names by its import path may be run; see
+            :func:`open_run`.
 
     Raises:
-        ConfigurationError: If there is no run, or it was trained on other tasks than those asked for.
+        ConfigurationError: If there is no run, it was trained on other tasks than those asked for, or it
+            names code without leave to run it.
         CheckpointError: If it has no checkpoint yet, or a damaged one.
         DataError: If the hub does not give it.
     """
-    run = open_run(source)
+    run = open_run(source, own_parts=own_parts)
     name = str(source)
     if checkpoint.find(run.checkpoint) is None:
         raise CheckpointError(f"{name} has no checkpoint yet: train it first, as `plait train` does")
     known = {task.name: task for task in run.tasks if not task.auxiliary}
     asked = chosen(known, None if tasks is None else tuple(tasks), name)
+    state = checkpoint.read(run.checkpoint, files=())
     return Predictor(
         name=name,
         recipe=run.recipe,
@@ -68,6 +78,9 @@ def load(
         tasks=asked,
         sizing=sizing or Sizing.of(run.recipe),
         flip=run.recipe.evaluation.flip if flip is None else flip,
+        digest=str(state.state["sha256"].get("model", "")),
+        step=state.step,
+        finished=run.finished,
     )
 
 

@@ -41,8 +41,25 @@ def as_picture(image: Picture) -> Pixels:
                 f"the picture has {image.width}x{image.height} pixels, more than the limit of "
                 f"{MAX_PIXELS:,}: shrink it first"
             )
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB")).copy()
+        return _upright(image)
     return _checked(image)
+
+
+def _upright(image: Image.Image) -> Pixels:
+    """A Pillow image as :func:`plait.data.files.read_rgb` reads one from a file."""
+    if image.mode not in MODES:
+        raise DataError(
+            f"expected a picture of mode {' or '.join(MODES)}, found {image.mode}: convert it, as to RGB"
+        )
+    if not image.width * image.height:
+        raise DataError(f"a picture needs 1 or more pixels, got {image.width}x{image.height}: make it larger")
+    try:
+        turned = ImageOps.exif_transpose(image)
+        if turned.mode == "I;16":
+            turned = turned.point(lambda level: level / 256).convert("L")
+        return np.asarray(turned.convert("RGB")).copy()
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # a file that is only read now
+        raise DataError(f"the picture is damaged ({error}): get it again") from error
 
 
 def _checked(image: NDArray[Any] | Tensor) -> Pixels:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from plait.errors import ConfigurationError
 from plait.inference.pictures import Pixels
 from plait.registry import nearest
 from plait.tasks.base import Legend, Task
+
+if TYPE_CHECKING:
+    from plait.inference.stored import Format
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class PredictedMap:
         return self.task.told(self.decoded[:, row, column])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction(Mapping[str, PredictedMap]):
     """The maps of one picture by task: ``prediction["depth"].values``.
 
@@ -98,6 +102,58 @@ class Prediction(Mapping[str, PredictedMap]):
 
     def __len__(self) -> int:
         return len(self.maps)
+
+    def __repr__(self) -> str:
+        lines = [f"<Prediction of a picture of {self.size[0]}x{self.size[1]}"]
+        for name, found in self.items():
+            classes = f", one of {len(found.classes)}" if found.classes else ""
+            unit = f" [{found.unit}]" if found.unit else ""
+            lines.append(f"  {name}{unit}: {found.meaning or found.task.kind}{classes}")
+        return "\n".join(lines) + ">"
+
+    def overview(self, *, width: int = 400, columns: int = 3) -> Pixels:
+        """The picture and all its maps, each with its legend, on one sheet: ``uint8 [H, W, 3]``.
+
+        Args:
+            width: Of each of them, in pixels.
+            columns: How many stand side by side.
+        """
+        from plait.inference.overview import overview
+
+        return overview(self, width=width, columns=columns)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        from plait.inference.stored import png
+
+        return png(self.overview())
+
+    def save(
+        self,
+        folder: Path | str,
+        name: str = "picture",
+        *,
+        format: Format = "png",  # noqa: A002  the option's name
+        pictures: bool = True,
+    ) -> None:
+        """Writes the maps as ``plait predict`` does: ``FOLDER/TASK/NAME.png``, and pictures beside them.
+
+        Files of the same name are replaced.
+
+        Args:
+            folder: Where to; made if missing.
+            name: The picture's name; may hold folders, as in ``city/frame``.
+            format: ``png``, or ``npy`` for arrays alone.
+            pictures: Whether maps are drawn in colours too.
+
+        Raises:
+            ConfigurationError: If the format does not exist, or the name leads out of the folder.
+        """
+        from plait.inference.files import Output
+        from plait.inference.stored import Stored
+
+        stored = tuple(Stored(found.task, format) for found in self.maps.values())
+        Output(Path(folder), stored, pictures).write(name, self)
 
 
 def chosen(known: Mapping[str, Task], asked: tuple[str, ...] | None, whose: str) -> tuple[Task, ...]:

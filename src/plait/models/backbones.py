@@ -104,14 +104,15 @@ class Backbone(nn.Module):
 
     def pad(self, images: Tensor) -> Tensor:
         """Images padded to sizes that the network divides evenly."""
-        height, width = images.shape[-2:]
-        return F.pad(images, (0, -width % self.multiple, 0, -height % self.multiple))
+        # Nothing negative is divided: ONNX rounds that towards zero, where sizes are known only as it runs.
+        rows, columns = ((self.multiple - side % self.multiple) % self.multiple for side in images.shape[-2:])
+        return F.pad(images, (0, columns, 0, rows))
 
     def crop(self, levels: Sequence[Tensor], size: Sequence[int]) -> list[Tensor]:
         """Levels without what :meth:`pad` added to images of this ``(H, W)``."""
         height, width = size
         return [
-            level[..., : -(-height // stride), : -(-width // stride)]
+            cut(level, ((height + stride - 1) // stride, (width + stride - 1) // stride))
             for level, stride in zip(levels, self.strides, strict=True)
         ]
 
@@ -585,6 +586,15 @@ def create_backbone(
     make: Any = family
     backbone: Backbone = make(name, pretrained=pretrained, weights=weights, **options)
     return backbone
+
+
+def cut(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """The first rows and columns of maps ``[B, C, H, W]``: ``[B, C, *size]``."""
+    height, width = size
+    if isinstance(height, int) and isinstance(width, int):
+        return maps[..., :height, :width]
+    # torch.export would note of a slice whether it is contiguous, and refuse other sizes of pictures.
+    return F.pad(maps, (0, width - maps.shape[-1], 0, height - maps.shape[-2]))
 
 
 class _ToChannelsFirst(nn.Module):

@@ -59,7 +59,7 @@ class ASPP(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Maps ``[B, C, h, w]`` to ``[B, width, h, w]``."""
-        if len(features) < 2 and any(
+        if features.shape[0] < 2 and any(
             type(part) is nn.BatchNorm2d and part.training for part in self.pooling.modules()
         ):
             raise ConfigurationError(

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from plait import config
 from plait.errors import ConfigurationError
 from plait.metrics import PROTOCOLS
+from plait.models import licences
 from plait.registry import resolve
 from plait.study import pages
 from plait.study.charts import learning_curves
@@ -105,7 +106,7 @@ def report(
         )
     page = render(comparison, groups, pictures, title=title, command=command, out=out)
     write(out, page)
-    write(out.with_suffix(".md"), comparison.markdown())
+    write(out.with_suffix(".md"), markdown(comparison, runs))
     write(out.with_suffix(".csv"), comparison.csv())
     write(out.with_suffix(".json"), comparison.to_json())
     return comparison, out
@@ -121,7 +122,9 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         inside = sorted(path.parent for path in Path(folder).rglob("recipe.yaml"))
         if not inside:
-            raise ConfigurationError(f"{folder} holds no run: a run's folder has a recipe.yaml in it")
+            raise ConfigurationError(
+                f"{folder} holds no run: name folders that `plait train` or `plait study run` wrote"
+            )
         found.update({path.resolve(): path for path in inside})
     return list(found.values())
 
@@ -405,6 +408,12 @@ def render(
     )
 
 
+def markdown(comparison: Comparison, runs: Sequence[Run]) -> str:
+    """The table and its notes in GitHub's Markdown, and what the networks started from."""
+    started = licences.told(run.recipe.model for run in runs)
+    return f"{comparison.markdown()}\nBackbone and weights: {started}.\n"
+
+
 def table_caption(comparison: Comparison) -> str:
     """How to read the table."""
     read = (
@@ -519,10 +528,7 @@ def facts(runs: Sequence[Run], comparison: Comparison, command: str | None) -> l
             f"{recipe.data.name}, learned from {recipe.data.train_split}, scored on {recipe.data.test_split}",
         ),
         ("Protocol", f"{comparison.protocol}: {PROTOCOLS[comparison.protocol].whose}"),
-        (
-            "Backbone",
-            "; ".join(dict.fromkeys(f"{r.recipe.model.backbone}, {start_of(r.recipe.model)}" for r in runs)),
-        ),
+        ("Backbone and weights", licences.told(run.recipe.model for run in runs)),
         (
             "Training",
             f"{join([str(s) for s in steps])} steps of {recipe.training.batch_size} images each network",
@@ -540,13 +546,6 @@ def facts(runs: Sequence[Run], comparison: Comparison, command: str | None) -> l
         ("Python", str(environment.get("python"))),
         ("Packages", ", ".join(f"{name} {packages[name]}" for name in wanted if packages.get(name))),
     ]
-
-
-def start_of(model: config.Model) -> str:
-    """What a backbone started from."""
-    if model.weights is not None:
-        return f"weights of {model.weights}"
-    return "ImageNet weights" if model.pretrained else "random weights"
 
 
 def write(path: Path, text: str) -> None:

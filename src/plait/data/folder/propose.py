@@ -659,7 +659,7 @@ LEARNED_WELL: Mapping[str, Mapping[str, str]] = {
     "depth": {"loss": "log_l1", "parametrisation": "exp"},
     "normals": {"loss": "cosine"},
 }
-"""Options of tasks with which a few hundred steps already give something to look at, as in ``rooms_shared``."""
+"""Options with which a few hundred steps already give something to look at, as in ``rooms_shared``."""
 
 UPDATES = (
     "# These suit the default backbone with batches of 8 for some hundred to a few thousand steps.",

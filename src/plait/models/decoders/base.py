@@ -108,5 +108,5 @@ def require_alike(
 
 def resized(logits: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinearly resized ``[B, C, h, w]`` to ``[B, C, H, W]``, corners not aligned, as the survey does."""
-    height, width = (int(side) for side in size)
+    height, width = size
     return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)

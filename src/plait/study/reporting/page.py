@@ -139,7 +139,7 @@ def study_view(analysis: Analysis, gallery: Gallery | None, prefix: str, level: 
         "alike": results.alike,
         "unlike": results.unlike,
         "published": shown(arm_tables.published(analysis)),
-        "facts": results.facts,
+        "facts": reading.facts(results),
         "recipes": [{"name": arm.name, "text": config.dump(arm.recipe)} for arm in results.arms],
     }
 

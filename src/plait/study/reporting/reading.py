@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from plait.config import Component, named
+from plait.models import licences
 from plait.study.analysis import Analysis, Comparison, Key
 from plait.study.comparison import show
 from plait.study.reporting.numbers import GAIN, Quantity, decimals, with_unit_of
@@ -105,6 +106,12 @@ def split(results: StudyResults) -> str:
 def data_sets(results: StudyResults) -> list[str]:
     """The data sets that the arms learn, as a rule one."""
     return list(dict.fromkeys(arm.recipe.data.name for arm in results.arms))
+
+
+def facts(results: StudyResults) -> list[tuple[str, str]]:
+    """How a study was made, and under which licence the weights are that its networks started from."""
+    started = licences.told(arm.recipe.model for arm in results.arms)
+    return [*results.facts, ("Backbone and weights", started)]
 
 
 def count(number: int, one: str, many: str = "") -> str:

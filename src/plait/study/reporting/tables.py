@@ -75,9 +75,8 @@ def sections(analysis: Analysis, level: str) -> Iterator[str]:
     papers = arm_tables.published(analysis)
     if papers is not None:
         yield from section(f"{level} What papers report", papers)
-    if results.facts:
-        yield f"{level} How it was made"
-        yield "\n".join(f"- {escape(what)}: {escape(value)}" for what, value in results.facts)
+    yield f"{level} How it was made"
+    yield "\n".join(f"- {escape(what)}: {escape(value)}" for what, value in reading.facts(results))
 
 
 def differences(analysis: Analysis, level: str) -> Iterator[str]:
