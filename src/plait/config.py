@@ -655,8 +655,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}; name another file") from error
     except yaml.constructor.ConstructorError as error:
         raise ConfigurationError(
-            f"{path} holds more than plain values ({error.problem}), which is never built: write text, numbers, "
-            f"lists and 'key: value' alone"
+            f"{path} holds more than plain values ({error.problem}), which is never built: write text, "
+            f"numbers, lists and 'key: value' alone"
         ) from error
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)

@@ -159,8 +159,8 @@ class Run:
         """A split of its data, with the labels of its tasks.
 
         Raises:
-            ConfigurationError: If it is a shared network whose data stayed where it was trained, or are read by
-                code that is not plait's.
+            ConfigurationError: If it is a shared network whose data stayed where it was trained, or are read
+                by code that is not plait's.
         """
         if self.bundled:
             from plait.hub import trust
