@@ -260,3 +260,12 @@ def test_the_shared_folder_is_evaluated_by_the_command(
     (mine / "recipe.yaml").write_text(text.replace("root: not-shared", f"root: {trained.rooms}"))
     assert cli.main(["evaluate", str(mine)]) == 0
     assert "mIoU" in capsys.readouterr().out
+
+
+def test_a_shared_network_is_evaluated_on_data_of_this_machine(
+    trained: Trained, shared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", str(shared)]) == 2
+    assert "--data-root" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(shared), "--data-root", str(trained.rooms)]) == 0
+    assert "RMSE" in capsys.readouterr().out

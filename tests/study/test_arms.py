@@ -131,7 +131,7 @@ def test_an_arm_that_starts_from_single_task_networks_says_so_and_needs_them() -
         ({"recipe": {"data": {"name": "rooms"}}}, "arm 'mtl' has no tasks"),
         ({"recipe": "roms/mtl"}, "'roms/mtl' is no recipe and no study"),
         ({"arms": {"single-task": None}}, "an arm's name must be other than the study's own"),
-        ({"arms": {}, "grid": {}}, "arms must be one or more, or a grid"),
+        ({"arms": {}, "grid": {}}, "arms must be one or more"),
         ({"grid": {"balancer": []}}, r"grid\.balancer must be one or more values"),
         ({"seeds": [0, 0]}, "seeds must be each given once"),
         ({"budget": {"steps": 0}}, r"budget\.steps must be positive, got 0"),

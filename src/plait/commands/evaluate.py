@@ -7,7 +7,7 @@ import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
-from plait.commands.base import Commands, console, file, progress_bar, say, size
+from plait.commands.base import Commands, add_own_parts, console, file, progress_bar, say, size
 from plait.errors import ConfigurationError
 
 
@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
             "  targets: {depth: {scale: 0.001}}"
         ),
     )
-    evaluate_.add_argument("run", type=Path, nargs="?", metavar="RUN", help="a run's folder")
+    evaluate_.add_argument("run", nargs="?", metavar="RUN", help="a run's folder, or hf:org/name")
     evaluate_.add_argument(
         "--protocol",
         metavar="PROTOCOL",
@@ -63,6 +63,13 @@ def add(commands: Commands) -> None:
     evaluate_.add_argument(
         "--window", type=size, metavar="HxW", help="slide a window of this size over larger images"
     )
+    evaluate_.add_argument(
+        "--data-root",
+        type=Path,
+        metavar="DIR",
+        help="where the data are on this machine (default: as the run's recipe says)",
+    )
+    add_own_parts(evaluate_)
     evaluate_.add_argument("--json", type=file, metavar="FILE", help="also write the scores there")
 
 
@@ -79,15 +86,18 @@ def evaluate(parsed: argparse.Namespace) -> None:
                 f"--{option.replace('_', '-')} is for maps on disk, with --predictions and --targets; "
                 f"a run has its own recipe"
             )
+    from plait.inference.load import open_run
     from plait.study.cores import usable_cores
     from plait.training import checkpoint
     from plait.training.memory import keep_freed_memory
     from plait.training.processes import join, leave
-    from plait.training.run import RECIPE, load_run
+    from plait.training.run import RECIPE
     from plait.training.tuning import idle_threads, threads
 
     keep_freed_memory()
-    run = load_run(parsed.run)
+    run = open_run(parsed.run, own_parts=parsed.own_parts)
+    if parsed.data_root is not None:
+        run = run.with_data(parsed.data_root)
     finished = run.finished
     if not finished and checkpoint.find(run.checkpoint) is None:
         again = shlex.join(["plait", "train", str(run.path / RECIPE), "--out", str(run.path)])
@@ -117,9 +127,11 @@ def evaluate_maps(parsed: argparse.Namespace) -> None:
     """Scores of maps that any software has written."""
     from plait.metrics.folders import read_scoring, score_folders
 
-    for option in ("run", "split", "flip", "scales", "window"):
+    for option in ("run", "split", "flip", "scales", "window", "data_root"):
         if getattr(parsed, option):
-            raise ConfigurationError(f"{option} is for runs: maps on disk are scored as they are")
+            raise ConfigurationError(
+                f"{option.replace('_', '-')} is for runs: maps on disk are scored as they are"
+            )
     if parsed.predictions is None or parsed.targets is None:
         raise ConfigurationError("maps on disk need both --predictions and --targets")
     scoring = read_scoring(parsed.scoring, parsed.task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from plait.commands.base import Commands, say
+from plait.commands.base import Commands, add_own_parts, say
 
 
 def add(commands: Commands) -> None:
@@ -41,11 +41,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--unfinished", action="store_true", help="share a run that is not finished, without scores"
     )
-    parser.add_argument(
-        "--own-parts",
-        action="store_true",
-        help="a network that was shared with you may run code that it names, where it is installed",
-    )
+    add_own_parts(parser)
     parser.set_defaults(after_stop=["nothing half is left: the same command begins again"])
 
 

@@ -37,7 +37,7 @@ def welcome(place: Path | None = None) -> None:
 
 
 def next_steps(place: Path) -> Iterator[tuple[str, str]]:
-    """Commands for the newest run and the newest study at most two levels below a folder, and what they do."""
+    """Commands for the newest run and study at most two levels below a folder, and what they do."""
     if runs := newest(place, "recipe.yaml"):
         run = shlex.quote(str(runs[0]))
         if (runs[0] / "scores.json").is_file():

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 
 import timm
 from timm.models import is_model, model_entrypoint
-from torch import Tensor, nn
+from torch import SymInt, Tensor, nn
 from torch.nn import functional as F
 
 from plait.errors import ConfigurationError
@@ -104,9 +104,12 @@ class Backbone(nn.Module):
 
     def pad(self, images: Tensor) -> Tensor:
         """Images padded to sizes that the network divides evenly."""
-        # Nothing negative is divided: ONNX rounds that towards zero, where sizes are known only as it runs.
-        rows, columns = ((self.multiple - side % self.multiple) % self.multiple for side in images.shape[-2:])
-        return F.pad(images, (0, columns, 0, rows))
+        # In whole multiples and with nothing negative divided: where sizes are only known as an exported
+        # network runs, torch then sees what divides them, and ONNX, which rounds towards zero, agrees.
+        height, width = images.shape[-2:]
+        rows = (height + self.multiple - 1) // self.multiple * self.multiple
+        columns = (width + self.multiple - 1) // self.multiple * self.multiple
+        return F.pad(images, (0, columns - width, 0, rows - height))
 
     def crop(self, levels: Sequence[Tensor], size: Sequence[int]) -> list[Tensor]:
         """Levels without what :meth:`pad` added to images of this ``(H, W)``."""
@@ -569,7 +572,7 @@ def create_backbone(
         WeightsUnavailableError: If the pretrained weights cannot be had.
         CheckpointError: If the file of weights cannot be read or does not fit.
     """
-    architecture = name.partition(".")[0]
+    architecture, _, tag = name.partition(".")
     if not is_model(architecture):
         raise ConfigurationError(
             f"unknown backbone {name!r}{nearest(architecture, timm.list_models())}; "
@@ -581,6 +584,12 @@ def create_backbone(
             f"backbone {name!r} is of timm's family {module!r}, for which there is no adapter; "
             f"there is one for {', '.join(FAMILIES)}"
         )
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise ConfigurationError(
+            f"{architecture} has no weights {tag!r}{nearest(tag, tags)}: name one of "
+            f"{', '.join(tags) or 'none'}, or leave the name of weights out"
+        )
     family = FAMILIES[module]
     check_arguments(f"backbone {name!r}", family, options, but=("name", "pretrained", "weights"))
     make: Any = family
@@ -590,11 +599,12 @@ def create_backbone(
 
 def cut(maps: Tensor, size: Sequence[int]) -> Tensor:
     """The first rows and columns of maps ``[B, C, H, W]``: ``[B, C, *size]``."""
-    height, width = size
+    height, width = cast("Sequence[int | SymInt]", size)
     if isinstance(height, int) and isinstance(width, int):
         return maps[..., :height, :width]
     # torch.export would note of a slice whether it is contiguous, and refuse other sizes of pictures.
-    return F.pad(maps, (0, width - maps.shape[-1], 0, height - maps.shape[-2]))
+    surplus: Any = (0, width - maps.shape[-1], 0, height - maps.shape[-2])
+    return F.pad(maps, surplus)
 
 
 class _ToChannelsFirst(nn.Module):

@@ -122,8 +122,8 @@ def read(place: Path, tasks: Sequence[Task] | None = None, files: Sequence[str] 
         ) from None
     if form != FORMAT:
         raise CheckpointError(
-            f"{found} has format {form!r}, this version of plait reads format {FORMAT}: install the version that "
-            f"wrote it"
+            f"{found} has format {form!r}, this version of plait reads format {FORMAT}: install the version "
+            f"that wrote it"
         )
     if tasks is not None and state.get("tasks") != described_tasks(tasks):
         raise CheckpointError(

@@ -155,6 +155,11 @@ class Run:
         checkpoint.restore(network, found.tensors["model"], str(found.place / "model.safetensors"))
         return network.to(device).eval()
 
+    def with_data(self, root: Path | str) -> Run:
+        """The same run, its data in another folder, as on another machine."""
+        data = replace(self.recipe.data, root=str(root))
+        return replace(self, recipe=replace(self.recipe, data=data))
+
     def dataset(self, split: str) -> DataSet:
         """A split of its data, with the labels of its tasks.
 
@@ -169,8 +174,8 @@ class Run:
                 trust.refuse(trust.of_data(self.recipe), f"the recipe of {self.path}")
             if NOT_SHARED in trust.texts(config.plain(self.recipe.data)):
                 raise ConfigurationError(
-                    f"{self.path} was shared without the place of its data: write where yours are under "
-                    f"`data` in its {RECIPE}, for instance as data.root"
+                    f"{self.path} was shared without the place of its data: name yours with --data-root, or "
+                    f"under `data` in its {RECIPE}"
                 )
         return make_dataset(self.recipe, self.tasks, split)
 
