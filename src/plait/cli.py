@@ -66,6 +66,8 @@ def run(arguments: Sequence[str]) -> int:
         welcome()
         return 0
     takes = getattr(parsed, "takes_overrides", "none")
+    if takes == "none":  # its own options may be called like keys of a recipe
+        overrides, (parsed, rest) = [], parser.parse_known_args(arguments)
     unknown = {"none": overrides + rest, "recipe": rest, "any": []}[takes]
     rest = overrides + rest
     if unknown:

@@ -222,3 +222,57 @@ def test_the_constant_is_a_decoded_pixel(task: Task) -> None:
     assert pixel.dtype == (torch.int64 if task.kind == "semantic" else torch.float32)
     everywhere = pixel[None, :, None, None].expand(3, -1, 8, 10)
     assert np.isfinite(scored(task, everywhere, labels, [3])[task.headline.name])
+
+
+def test_a_decoded_value_has_a_meaning_and_perhaps_a_unit(task: Task) -> None:
+    assert task.meaning
+    assert not task.meaning.endswith(".")
+    assert task.unit in {"", "m"}
+    assert (task.unit == "m") == (task.kind == "depth")
+
+
+def test_classes_are_named_by_id(task: Task) -> None:
+    assert len(task.classes) == (task.channels if task.kind == "semantic" else 0)
+    colours = dict(task.legend.entries)
+    for number, name in enumerate(task.classes):
+        drawn = task.picture(torch.full((1, 1, 1), number))[0, 0]
+        assert tuple(drawn.tolist()) == colours[name]
+        assert task.told(torch.tensor([number])) == name
+
+
+def test_every_decoded_pixel_can_be_told(task: Task) -> None:
+    decoded = task.decode(3 * random_logits(task))[0]
+    told = {task.told(pixel) for pixel in decoded.flatten(1).T}
+    assert all(told)
+    assert all(task.unit in text for text in told)
+    unknown = task.label_type.unknown_like(1, 1)[:, 0, 0]
+    assert task.told(unknown) == "unknown"
+
+
+def test_a_step_covers_what_the_picture_shows(task: Task) -> None:
+    """Sixteen bits hold the range of the colours, and finer than the eye tells them apart."""
+    assert (task.step is not None) == (task.channels == 1)
+    if task.step is None:
+        assert not task.zero_is_unknown
+        return
+    full = 65535 * task.step
+    at = torch.linspace(0, full * (1 - 1e-6), 4096)[None, None]
+    colours = task.picture(at)[0]
+    beyond = task.picture(at.new_full((1, 1, 1), 100 * full))[0, 0]
+    assert (colours[-1] == beyond).all(), "the high end of the bar is within the picture"
+    assert len(np.unique(colours, axis=0)) > 100, "and the bar is resolved"
+
+
+def test_what_predictions_say_survives_pickling(task: Task) -> None:
+    again: Task = pickle.loads(pickle.dumps(task))
+    for field in ("unit", "meaning", "classes", "step", "zero_is_unknown"):
+        assert getattr(again, field) == getattr(task, field)
+    pixel = task.decode(random_logits(task))[0, :, 0, 0]
+    assert again.told(pixel) == task.told(pixel)
+
+
+@pytest.mark.parametrize("far", [0.5, 8.0, 60.0, 61.0, 200.0])
+def test_the_step_of_depth_suits_its_range(far: float) -> None:
+    (depth,) = parse({"depth": {"kind": "depth", "far": far}})
+    assert depth.step is not None
+    assert 65535 * depth.step >= far

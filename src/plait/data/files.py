@@ -27,7 +27,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from plait.errors import DataError
 
@@ -155,7 +155,7 @@ def _decode(
             if upright:
                 if image.mode == "I;16":
                     image = image.point(lambda level: level / 256).convert("L")
-                image = ImageOps.exif_transpose(image)
+                image = turned(image)
             return np.asarray(image.convert(convert) if convert else image).copy()
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file; is the folder complete?") from error
@@ -170,6 +170,29 @@ def _decode(
             f"{name}: not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image, or damaged ({error}); "
             f"convert it, get the file again or remove the sample"
         ) from error
+
+
+ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What an EXIF orientation asks for; any other number asks for nothing."""
+
+
+def turned(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF orientation says.
+
+    Pillow's own function also writes the rest of the EXIF data anew, and fails where that is malformed.
+    """
+    image.load()  # a PNG may have them behind its pixels
+    turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 # --- arrays ---------------------------------------------------------------------------------------------

@@ -415,8 +415,15 @@ def undo(prediction: Tensor, geometry: Geometry) -> Tensor:
         inside = inside.flip(mirrored)
     if inside.shape[-2:] == (height, width):
         return inside
+    if width == 1:  # torch 2.15 gives zeros where the last axis of a result has one pixel
+        column = _interpolated(inside, (inside.shape[-2], 1))
+        return _interpolated(column.expand(-1, -1, 2), (height, 2))[..., :1]
+    return _interpolated(inside, (height, width))
+
+
+def _interpolated(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.nn.functional.interpolate(
-        inside[None], size=(height, width), mode="bilinear", align_corners=False, antialias=True
+        maps[None], size=size, mode="bilinear", align_corners=False, antialias=True
     )[0]
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from plait.data.files import COLOUR_MODES, MAX_PIXELS, read_rgb
+from plait.data.files import COLOUR_MODES, MAX_PIXELS, read_rgb, turned
 from plait.errors import DataError
 
 Pixels = NDArray[np.uint8]
@@ -54,11 +55,17 @@ def _upright(image: Image.Image) -> Pixels:
     if not image.width * image.height:
         raise DataError(f"a picture needs 1 or more pixels, got {image.width}x{image.height}: make it larger")
     try:
-        turned = ImageOps.exif_transpose(image)
-        if turned.mode == "I;16":
-            turned = turned.point(lambda level: level / 256).convert("L")
-        return np.asarray(turned.convert("RGB")).copy()
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # a file that is only read now
+        image = turned(image)
+        if image.mode == "I;16":
+            image = image.point(lambda level: level / 256).convert("L")
+        return np.asarray(image.convert("RGB")).copy()
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        struct.error,
+    ) as error:  # a file that is only read now
         raise DataError(f"the picture is damaged ({error}): get it again") from error
 
 

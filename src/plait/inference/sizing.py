@@ -101,7 +101,7 @@ def fading(window: Sequence[int]) -> Tensor:
 
     A squared sine along each axis; positive everywhere, so that a single tile is taken as it is.
 
-    >>> fading((1, 2)).tolist()
+    >>> fading((1, 2)).round(decimals=3).tolist()
     [[0.5, 0.5]]
     """
     rows, columns = (torch.sin(math.pi * (torch.arange(side) + 0.5) / side).square() for side in window)

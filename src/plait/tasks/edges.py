@@ -47,6 +47,7 @@ def edges(
     return mask_task(
         name,
         kind="edges",
+        meaning="probability of an edge",
         label_type=Mask,
         loss=loss,
         positive_weight=positive_weight,

@@ -19,6 +19,7 @@ def mask_task(
     name: str,
     *,
     kind: str,
+    meaning: str,
     label_type: type[Label],
     loss: str | Mapping[str, float],
     positive_weight: float | Literal["batch"],
@@ -62,7 +63,7 @@ def mask_task(
         auxiliary=auxiliary,
         scoring=scoring,
         several_targets=several_targets,
-        meaning=f"probability of {kind}",
+        meaning=meaning,
         step=1 / 65535,
         tell=percent,
     )

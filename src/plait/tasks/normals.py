@@ -73,7 +73,7 @@ def normals(
         kpi="within_11_25",
         auxiliary=auxiliary,
         scoring=scoring,
-        meaning="unit vector, x right, y down, z forward; it faces the camera",
+        meaning="where the surface faces: unit vector, x right, y down, z forward",
         tell=angles,
     )
 

@@ -57,6 +57,7 @@ def saliency(
     return mask_task(
         name,
         kind="saliency",
+        meaning="probability of standing out",
         label_type=Mask,
         loss=loss,
         positive_weight=positive_weight,

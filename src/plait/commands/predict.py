@@ -1,0 +1,197 @@
+"""``plait predict``: maps of pictures, folders and videos, by a trained run."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plait.commands.base import Commands, folder, progress_bar, say, size
+from plait.errors import ConfigurationError, DataError
+
+if TYPE_CHECKING:
+    from plait.inference import Predictor, Sizing
+
+OWN = "own"
+
+
+def add(commands: Commands) -> None:
+    """Declares the command."""
+    parser = commands.add(
+        "predict",
+        predict,
+        help="maps of pictures, folders and videos by a trained run: raw numbers with units, and pictures",
+        epilog=(
+            "  plait predict runs/shared photo.jpg --out predictions\n"
+            "  plait predict runs/shared photos/ --out predictions --tasks depth normals\n"
+            "  plait predict hf:org/name drive.mp4 --out predictions --every 5\n"
+            "DIR/TASK/ID.png holds numbers, DIR/pictures/TASK/ID.png colours; DIR/predictions.json says\n"
+            "what the numbers mean. The same command again does only what is not done."
+        ),
+    )
+    parser.add_argument("run", metavar="RUN", help="a run's folder, or hf:org/name from the Hugging Face hub")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE|FOLDER|VIDEO",
+        help="pictures (PNG, JPEG, WebP, TIFF), folders of them with all sub-folders, or videos",
+    )
+    parser.add_argument("--out", type=folder, required=True, metavar="DIR", help="where predictions go")
+    parser.add_argument(
+        "--tasks", nargs="+", metavar="TASK", help="which of the run's tasks (default: all of them)"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("png", "npy"),
+        default="png",
+        metavar="FORMAT",
+        help="png: 8 or 16 bits where a task allows it; npy: floating-point arrays (default: png)",
+    )
+    parser.add_argument("--no-pictures", action="store_false", dest="pictures", help="write no colours")
+    shown = parser.add_argument_group(
+        "how pictures are brought to the network (default: as in its evaluation)"
+    )
+    shown.add_argument(
+        "--size", type=own_or_size, metavar="HxW", help="fit pictures into this size, or own: keep theirs"
+    )
+    shown.add_argument(
+        "--tile",
+        type=size,
+        metavar="HxW",
+        help="show them in tiles of this size; without --size, at their own",
+    )
+    shown.add_argument(
+        "--overlap",
+        type=float,
+        metavar="P",
+        help="what part of a tile its neighbour covers too (default: 0.25)",
+    )
+    shown.add_argument("--flip", action="store_true", default=None, help="average with the mirrored picture")
+    shown.add_argument(
+        "--every", type=int, default=1, metavar="N", help="of videos, every Nth frame (default: 1)"
+    )
+    work = parser.add_argument_group("work")
+    work.add_argument(
+        "--batch", type=int, metavar="N", help="pictures at a time (default: as in the run's evaluation)"
+    )
+    work.add_argument(
+        "--device",
+        metavar="DEVICE",
+        help="where to compute, as cpu or cuda:1 (default: an accelerator, else cpu)",
+    )
+    work.add_argument(
+        "--overwrite", action="store_true", help="remove what is in DIR from an earlier call, and begin again"
+    )
+    work.add_argument(
+        "--own-parts",
+        action="store_true",
+        help="trust the code that a shared network names by its import path, which is installed here",
+    )
+    parser.set_defaults(after_stop=["the same command goes on where it stopped"])
+
+
+def own_or_size(text: str) -> tuple[int, int] | str:
+    """Reads ``HxW``, or ``own``.
+
+    >>> own_or_size("own"), own_or_size("192x256")
+    ('own', (192, 256))
+    """
+    return OWN if text.lower() == OWN else size(text)
+
+
+def predict(parsed: argparse.Namespace) -> None:
+    """Predictions."""
+    from dataclasses import replace
+
+    import torch
+
+    from plait.inference import load, predict_files
+    from plait.study.cores import usable_cores
+    from plait.training.memory import keep_freed_memory
+    from plait.training.tuning import idle_threads, threads
+
+    keep_freed_memory()
+    predictor = load(
+        parsed.run, tasks=parsed.tasks, flip=parsed.flip, device=device(parsed), own_parts=parsed.own_parts
+    )
+    predictor = replace(predictor, sizing=sizing(parsed, predictor.sizing))
+    try:
+        with (
+            warnings.catch_warnings(),
+            threads(idle_threads(usable_cores())),
+            progress_bar("predicting") as progress,
+        ):
+            # Of photographs with odd EXIF data, Pillow warns in many words, and reads them all the same.
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+            summary = predict_files(
+                predictor,
+                parsed.inputs,
+                parsed.out,
+                format=parsed.format,
+                pictures=parsed.pictures,
+                batch=parsed.batch,
+                every=parsed.every,
+                overwrite=parsed.overwrite,
+                progress=progress,
+            )
+    except torch.OutOfMemoryError as error:
+        raise ConfigurationError(
+            f"{predictor.device} has too little memory for these pictures at this size: try --batch 1, "
+            f"smaller tiles with --tile 512x512, or --size HxW"
+        ) from error
+    say("\n".join([*unfinished(predictor), *summary.sentences()]))
+    if summary.failure:
+        raise DataError(summary.failure)
+
+
+def device(parsed: argparse.Namespace) -> str | None:
+    """Where to compute, as torch calls it.
+
+    Raises:
+        ConfigurationError: If torch knows no such device, or it is not there.
+    """
+    import torch
+
+    if parsed.device is None:
+        return None
+    try:
+        torch.empty(0, device=parsed.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigurationError(
+            f"--device {parsed.device} cannot be used ({reason}): name another, such as cpu, or leave it out"
+        ) from None
+    return str(parsed.device)
+
+
+def sizing(parsed: argparse.Namespace, own: Sizing) -> Sizing:
+    """How pictures are shown: as the run's evaluation does, except for what is asked for.
+
+    Raises:
+        ConfigurationError: If there are no tiles that could overlap.
+    """
+    from dataclasses import replace
+
+    changes: dict[str, object] = {}
+    if parsed.size is not None or parsed.tile is not None:
+        changes["size"] = None if parsed.size in (None, OWN) else parsed.size
+        changes["tile"] = parsed.tile
+        if own.tile is None:
+            changes["overlap"] = 0.25
+    if parsed.overlap is not None:
+        changes["overlap"] = parsed.overlap
+    made: Sizing = replace(own, **changes)  # type: ignore[arg-type]
+    if parsed.overlap is not None and made.tile is None and made.size is not None:
+        raise ConfigurationError("--overlap is for tiles: add --tile HxW, or leave it out")
+    return made
+
+
+def unfinished(predictor: Predictor) -> list[str]:
+    """A sentence for a run that is still being trained."""
+    if predictor.finished:
+        return []
+    return [
+        f"this run is not finished: its network of step {predictor.step} of {predictor.recipe.training.steps}"
+    ]
