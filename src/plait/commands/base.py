@@ -114,34 +114,3 @@ def file(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"expected a file's name, but {path} is a folder: name a file in it")
     folder(str(path.parent))
     return path
-
-
-def device(text: str) -> str:
-    """Reads the name of a device that is there."""
-    import torch
-
-    try:
-        torch.empty(0, device=text)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise argparse.ArgumentTypeError(f"there is no device {text!r} here ({reason}): use cpu") from None
-    return text
-
-
-def add_device(parser: argparse._ActionsContainer) -> None:
-    """Declares ``--device``."""
-    parser.add_argument(
-        "--device",
-        type=device,
-        metavar="DEVICE",
-        help="where to compute, as cpu or cuda:1 (default: an accelerator if there is one)",
-    )
-
-
-def add_own_parts(parser: argparse._ActionsContainer) -> None:
-    """Declares ``--own-parts``."""
-    parser.add_argument(
-        "--own-parts",
-        action="store_true",
-        help="a network that was shared with you may run code that it names, where it is installed",
-    )

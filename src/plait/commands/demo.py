@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from plait.commands.base import Commands, say, size
-from plait.commands.predict import device, own_or_size, sizing, unfinished
+from plait.commands.networks import add_own_parts, device, own_or_size, sizing, unfinished
 
 
 def add(commands: Commands) -> None:
@@ -47,11 +47,7 @@ def add(commands: Commands) -> None:
         metavar="HxW",
         help="show them in tiles of this size; without --size, at their own",
     )
-    demo_.add_argument(
-        "--own-parts",
-        action="store_true",
-        help="trust the code that a shared network names by its import path, which is installed here",
-    )
+    add_own_parts(demo_)
     demo_.set_defaults(overlap=None)
 
 

@@ -7,7 +7,8 @@ import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
-from plait.commands.base import Commands, add_own_parts, console, file, progress_bar, say, size
+from plait.commands.base import Commands, console, file, progress_bar, say, size
+from plait.commands.networks import add_own_parts
 from plait.errors import ConfigurationError
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from plait.commands.base import Commands, add_own_parts, say
+from plait.commands.base import Commands, say
+from plait.commands.networks import add_own_parts
 
 
 def add(commands: Commands) -> None:
