@@ -98,7 +98,8 @@ def picture(name: str, content: bytes | None = None) -> Callable[[], object]:
     def write() -> None:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         if content is None:
-            Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(name)
+            noise = np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8)
+            Image.fromarray(noise).save(name)
         else:
             Path(name).write_bytes(content)
 
@@ -112,8 +113,10 @@ def both(*steps: Callable[[], object]) -> Callable[[], object]:
 def bomb() -> bytes:
     """A PNG whose header says 100,000 x 100,000 pixels."""
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + header
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    chunks = (b"IHDR" + header, b"IDAT" + zlib.compress(bytes(1000)), b"IEND")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
+    )
 
 
 WRONG = (

@@ -168,7 +168,7 @@ def _decode(
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise DataError(
             f"{name}: not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image, or damaged ({error}); "
-            f"convert it, get the file again or remove the sample"
+            f"convert it or get the file again"
         ) from error
 
 
