@@ -1,4 +1,4 @@
-"""What commands share that use a trained network: where it computes, how it sees pictures, whose code may run."""
+"""What commands that use a network share: where it computes, how it sees pictures, whose code may run."""
 
 from __future__ import annotations
 

@@ -10,10 +10,11 @@ from typing import Any, ClassVar, cast
 
 import timm
 from timm.models import is_model, model_entrypoint
-from torch import SymInt, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plait.errors import ConfigurationError
+from plait.models.blocks import cut
 from plait.models.recompute import recomputed
 from plait.models.weights import WeightsReport, timm_network
 from plait.registry import check_arguments, nearest
@@ -595,16 +596,6 @@ def create_backbone(
     make: Any = family
     backbone: Backbone = make(name, pretrained=pretrained, weights=weights, **options)
     return backbone
-
-
-def cut(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """The first rows and columns of maps ``[B, C, H, W]``: ``[B, C, *size]``."""
-    height, width = cast("Sequence[int | SymInt]", size)
-    if isinstance(height, int) and isinstance(width, int):
-        return maps[..., :height, :width]
-    # torch.export would note of a slice whether it is contiguous, and refuse other sizes of pictures.
-    surplus: Any = (0, width - maps.shape[-1], 0, height - maps.shape[-2])
-    return F.pad(maps, surplus)
 
 
 class _ToChannelsFirst(nn.Module):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import SymInt, Tensor, nn
 
 from plait.errors import ConfigurationError
 
@@ -31,6 +32,16 @@ def to_size_of(target: Tensor, level: Tensor) -> Tensor:
     if level.shape[-2:] == target.shape[-2:]:
         return level
     return F.interpolate(level, size=target.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def cut(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """The first rows and columns of maps ``[B, C, H, W]``: ``[B, C, *size]``."""
+    height, width = cast("Sequence[int | SymInt]", size)
+    if isinstance(height, int) and isinstance(width, int):
+        return maps[..., :height, :width]
+    # torch.export would note of a slice whether it is contiguous, and refuse other sizes of pictures.
+    surplus: Any = (0, width - maps.shape[-1], 0, height - maps.shape[-2])
+    return F.pad(maps, surplus)
 
 
 class _Residual(nn.Module):

@@ -160,7 +160,7 @@ class ASTMTDecoder(Decoder):
     def _features(self, pyramid: Sequence[Tensor], task: str) -> Tensor:
         """The last features of a task ``[B, width, h, w]``, at the size of its first level."""
         last = pyramid[-1]
-        if len(last) < 2 and any(
+        if last.shape[0] < 2 and any(
             type(part) is nn.BatchNorm2d and part.training for part in self.pooling.modules()
         ):
             raise ConfigurationError(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from plait.errors import ConfigurationError
-from plait.models.blocks import BasicBlock, conv_norm_relu, to_size_of
+from plait.models.blocks import BasicBlock, conv_norm_relu, cut, to_size_of
 from plait.models.decoders.base import Decoder, make_heads, require_alike, require_all, resized
 from plait.models.predictions import Predictions
 from plait.tasks.base import Task
@@ -193,7 +193,7 @@ class TaskAttention(nn.Module):
         self.balance = nn.Conv2d(states * width, (states - 1) * width, 1)
         self.merge = nn.Conv2d(width, width, 1)
         self.down = nn.Sequential(nn.Conv2d(width, width, 3, stride=2, padding=1), nn.ReLU(inplace=True))
-        self.up = nn.ConvTranspose2d(width, width, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(width, width, 3, stride=2, padding=1, output_padding=1)
         self.fuse = nn.Conv2d(states * width, width, 1)
 
     def balances(self, states: Sequence[Tensor]) -> Tensor:
@@ -204,7 +204,9 @@ class TaskAttention(nn.Module):
     def forward(self, states: Sequence[Tensor]) -> Tensor:
         """Maps n states ``[B, C, h, w]`` to one map of that shape."""
         merged = self.merge((self.balances(states) * torch.stack([*states], 1)).sum(1))
-        attention = (merged + self.up(self.down(merged), output_size=merged.shape[-2:])).sigmoid()
+        # Up to an even size, and cut: the padding of an output can be no size that is only known later.
+        up = cut(self.up(self.down(merged)), merged.shape[-2:])
+        attention = (merged + up).sigmoid()
         factor = 1 + attention
         fused: Tensor = self.fuse(torch.cat([factor * state for state in states], 1))
         return fused
