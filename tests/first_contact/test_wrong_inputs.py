@@ -26,7 +26,9 @@ def test_it_is_answered_in_one_sentence_that_the_docs_show(wrong: Wrong, start: 
     assert answered(err).startswith("plait: ")
     assert len([line for line in err.strip().splitlines() if "━" not in line]) == 1
     assert wrong.said in err
-    assert row(wrong, err) in PAGE.read_text().splitlines()
+    rows = PAGE.read_text().splitlines()
+    assert row(wrong, err) in rows or wrong.varies
+    assert any(line.startswith(f"| {wrong.what} | ") for line in rows)
 
 
 @pytest.mark.parametrize("wrong", WRONG[:3], ids=lambda wrong: wrong.what)

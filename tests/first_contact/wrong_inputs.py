@@ -48,6 +48,7 @@ class Wrong:
         said: A part of the answer.
         prepare: Makes what the command meets, in the current folder.
         without: Modules that are not installed.
+        varies: Whether the answer quotes another program, which speaks differently elsewhere.
     """
 
     what: str
@@ -55,6 +56,7 @@ class Wrong:
     said: str
     prepare: Callable[[], object] | None = None
     without: tuple[str, ...] = ()
+    varies: bool = False
 
 
 def recipe(name: str, text: str) -> Callable[[], object]:
@@ -193,6 +195,7 @@ WRONG = (
         "pretrained weights without a network",
         "plait train recipe.yaml --model.backbone resnet18 --model.pretrained true",
         "cannot be fetched",
+        varies=True,
     ),
     Wrong(
         "weights of another network",
@@ -300,6 +303,7 @@ WRONG = (
         "plait predict run photo.png --device cuda --out maps",
         "cuda",
         picture("photo.png"),
+        varies=True,
     ),
     Wrong(
         "a video that is damaged",
@@ -400,8 +404,8 @@ def page() -> str:
             "# Wrong input, and the answers",
             "",
             f"{len(WRONG)} kinds of wrong input and what plait says to each: one sentence and exit code 2,",
-            "and with `--debug` the traceback. Written by `python -m tests.first_contact.wrong_inputs`; a test",
-            "asks each again.",
+            "and with `--debug` the traceback. `python -m tests.first_contact.wrong_inputs` writes this,",
+            "and a test asks each again.",
             "",
             "| what is wrong | command | answer |",
             "| --- | --- | --- |",
