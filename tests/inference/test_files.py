@@ -445,3 +445,39 @@ def test_pictures_of_several_sizes_are_predicted_at_their_own(tmp_path: Path, ru
         torch.testing.assert_close(
             torch.from_numpy(normals), torch.from_numpy(single["normals"].values), rtol=1e-3, atol=1e-4
         )
+
+
+def test_two_processes_do_not_write_to_one_folder(command: Command, photos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    out = tmp_path / "out"
+    holds = "import sys, pathlib; from plait.inference.ledger import held\n"
+    holds += "with held(pathlib.Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    words = [sys.executable, "-c", holds, str(out)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        status, _, wrong = command(photos, "--out", out)
+        other.communicate()
+    assert status == 2
+    assert wrong.startswith("plait: another process is writing predictions to")
+    assert not list(out.iterdir())
+    assert command(photos, "--out", out)[0] == 0
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(
+    command: Command, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "gone" / "deep")
+    status, _, wrong = command(photos, "--out", tmp_path / "link")
+    assert status == 2
+    assert "cannot be made" in wrong
+    out = tmp_path / "out"
+    out.mkdir()
+    assert command(photos, "--out", out, "--tasks", "depth")[0] == 0
+    (out / "pictures" / "depth" / "more" / "3.png").unlink()
+    (out / "pictures" / "depth" / "more").rmdir()
+    (out / "pictures" / "depth" / "more").touch()
+    status, _, wrong = command(photos, "--out", out, "--tasks", "depth")
+    assert status == 2
+    assert "cannot be written" in wrong

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.errors import DataError
+from plait.errors import ConfigurationError, DataError
 from plait.inference.inputs import Inputs, find
 
 OUT = Path("out")
@@ -89,3 +89,11 @@ def test_an_empty_folder_is_refused() -> None:
     Path("empty").mkdir()
     with pytest.raises(DataError, match="found none; name another folder"):
         find(["empty"], out=OUT)
+
+
+@pytest.mark.parametrize("name", ["...png", "x" * 250 + ".png"])
+def test_names_that_no_prediction_can_have_are_refused_before_work_begins(name: str) -> None:
+    Path("in").mkdir()
+    Path("in", name).touch()
+    with pytest.raises(ConfigurationError, match="rename it"):
+        find([Path("in")], out=Path("out"))

@@ -142,6 +142,12 @@ def test_a_pillow_image_of_a_damaged_file_is_refused(tmp_path: Path) -> None:
         (np.zeros((0, 5, 3), np.uint8), "1 to 64,000,000 pixels, got 5x0"),
         (Image.new("F", (3, 3)), "found F"),
         (Path("nowhere.png"), "no such file"),
+        (Path(__file__).parent, "is a folder: name a picture in it"),
+        (torch.zeros(3, 4, 5, dtype=torch.bfloat16), "got 3x4x5 of torch.bfloat16"),
+        (np.zeros((), np.uint8), "got a number of uint8"),
+        (["a.png", "b.png"], "got list: convert it, or give several pictures to `batch`"),
+        (io.BytesIO(), "got BytesIO"),
+        (None, "got NoneType"),
     ],
 )
 def test_other_arrays_and_modes_are_refused_in_a_sentence(given: Any, says: str) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from plait.errors import ConfigurationError
@@ -96,3 +97,26 @@ def test_a_name_never_leads_out_of_the_folder(prediction: Prediction, tmp_path: 
     with pytest.raises(ConfigurationError, match="rename it"):
         prediction.save(tmp_path / "in", name)
     assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.parametrize("size", [(3000, 1), (1, 3000), (1, 1)])
+def test_an_overview_of_a_strip_stays_small(predictor: Predictor, size: tuple[int, int]) -> None:
+    sheet = predictor(np.full((*size, 3), 128, np.uint8)).overview(width=80)
+    assert max(sheet.shape) < 2500
+
+
+def test_a_map_says_what_it_is(prediction: Prediction) -> None:
+    assert repr(prediction["depth"]) == "<depth [m]: metres along the optical axis; 30x45>"
+
+
+def test_predictions_and_maps_can_be_compared_and_maps_collected(prediction: Prediction) -> None:
+    assert prediction == prediction  # noqa: PLR0124
+    assert len({prediction["depth"], prediction["depth"], prediction["edges"]}) == 2
+    with pytest.raises(KeyError, match="no map of 0; there are semseg"):
+        prediction[0]  # type: ignore[index]
+
+
+def test_decoded_maps_can_teach_another_network(prediction: Prediction) -> None:
+    weight = torch.ones((), requires_grad=True)
+    (weight * prediction["depth"].decoded).sum().backward()
+    assert weight.grad is not None

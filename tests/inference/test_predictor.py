@@ -262,3 +262,7 @@ def test_a_sizing_is_that_of_the_recipe(run: Run) -> None:
     assert sizing.told() == (
         "fitted into 32x40, in tiles of 24x32 that overlap by 50 %, averaged over the scales 0.5, 1"
     )
+
+
+def test_one_task_can_be_named_alone(run_folder: Path) -> None:
+    assert [task.name for task in plait.load(run_folder, tasks="depth").tasks] == ["depth"]

@@ -184,3 +184,18 @@ def test_without_opencv_videos_are_refused_before_work_begins(
     with pytest.raises(MissingExtraError, match=r"pip install 'plait\[video\]'"):
         predict_files(predictor, [tmp_path / "photo.jpg", clip], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_pictures_of_an_earlier_call_are_not_taken_for_frames(
+    clip: Path, tmp_path: Path, predictor: Predictor
+) -> None:
+    photos = tmp_path / "photos"
+    (photos / "clip").mkdir(parents=True)
+    Image.fromarray(frames(1)[0]).save(photos / "clip" / "one.png")
+    for first, second in (([photos], [clip]), ([clip], [photos])):
+        out = tmp_path / f"out of {first[0].name}"
+        predict_files(predictor, first, out)
+        before = contents(out)
+        with pytest.raises(DataError, match="which is predicted already"):
+            predict_files(predictor, second, out)
+        assert contents(out) == before

@@ -119,7 +119,7 @@ class Deployed(nn.Module):
         inside = (height, width) if canvas is None else fitted((height, width), canvas)
         pixels = resized(pixels, (height, width), inside)
         pixels = pixels / 255 - self.padding_colour  # the padding, which is zero, then has this colour
-        if canvas is not None and inside != canvas:
+        if canvas is not None and not (known(inside) and inside == canvas):
             pixels = F.pad(pixels, (0, canvas[1] - inside[1], 0, canvas[0] - inside[0]))
         pixels = (pixels + self.colour_offset) * self.colour_scale
         network = partial(self.network, tasks=self.names)
@@ -146,11 +146,16 @@ def resized(maps: Tensor, before: Sequence[int], after: Sequence[int]) -> Tensor
     Sizes may only be known when an exported model runs. Where they are known and nothing shrinks, smoothing
     would change nothing and is left out: not every runtime has it.
     """
-    known = all(isinstance(side, int) for side in (*before, *after))
-    if known and tuple(before) == tuple(after):
+    fixed = known((*before, *after))
+    if fixed and tuple(before) == tuple(after):
         return maps
-    shrinks = not known or any(small < large for small, large in zip(after, before, strict=True))
+    shrinks = not fixed or any(small < large for small, large in zip(after, before, strict=True))
     return F.interpolate(maps, size=list(after), mode="bilinear", align_corners=False, antialias=shrinks)
+
+
+def known(sides: Sequence[int]) -> bool:
+    """Whether sides are numbers: to ask anything of one that only an exported model will know fixes it."""
+    return all(isinstance(side, int) for side in sides)
 
 
 def _outputs(tasks: Sequence[Task], probabilities: bool) -> list[Output]:

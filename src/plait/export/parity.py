@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -100,23 +101,23 @@ class Comparison:
         """A disagreement in words."""
         name = TOLD[self.against]
         if self.output.ids:
+            share = f"{100 * self.differing / self.pixels:.3g} %"
             return (
-                f"{self.output.name} has another class than {name} in {self.differing / self.pixels:.2%} of "
-                f"the pixels, with probabilities up to {self.error:.2g} apart"
+                f"{self.output.name} has another class than {name} in {share} of the pixels, with "
+                f"probabilities up to {self.error:.2g} apart"
             )
         unit = f" {self.output.unit}" if self.output.unit else ""
-        return (
-            f"{self.output.name} is up to {self.error:.2g}{unit} from {name}, allowed is {self.allowed:.2g}"
-        )
+        far, allowed = f"{self.error:.2g}{unit}", f"{self.allowed:.2g}{unit}"
+        return f"{self.output.name} is up to {far} from {name}, allowed is {allowed}"
 
     def described(self) -> dict[str, Any]:
         """For a description."""
         described: dict[str, Any] = {
             "output": self.output.name,
             "against": self.against,
-            "maximum_error": self.error,
+            "maximum_error": self.error if math.isfinite(self.error) else None,
             "unit": "probability" if self.output.ids else self.output.unit,
-            "judged": self.judged,
+            "judged": self.judged if math.isfinite(self.judged) else None,
             "allowed": self.allowed,
             "pixels": self.pixels,
         }
@@ -208,7 +209,7 @@ def _predicted(predictor: Predictor, outputs: Sequence[Output], images: Pixels) 
 
 def _largest(before: float, now: float) -> float:
     """The larger of two numbers, and not a number if one of them is not."""
-    return now if not now <= before else before
+    return before if now <= before or math.isnan(before) else now
 
 
 def _short(value: float) -> str:

@@ -36,8 +36,8 @@ class Shape:
     def batches(self, pictures: Sequence[Pixels]) -> Iterator[Pixels]:
         """All pictures in batches uint8 ``[B, H, W, 3]`` that the model takes, stretched to their size.
 
-        Where sizes are free, pictures come in turn as they are given by ``size``, upright, larger and
-        smaller, alone and by two.
+        Where sizes are free, pictures come in turn at ``size``, on end, by two as larger panoramas, and
+        smaller: what limits them when they are fitted into a size is each side once, and both.
         """
         height, width = self.size
         if not self.dynamic:
@@ -49,7 +49,7 @@ class Shape:
             [
                 ((height, width), 1),
                 ((width, height), 1),
-                ((3 * height // 2 + 1, 5 * width // 4), 2),
+                ((height + 1, 2 * width + 1), 2),
                 ((max(2, 2 * height // 3), max(2, 3 * width // 4 - 1)), 1),
             ]
         )

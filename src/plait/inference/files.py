@@ -16,6 +16,7 @@ stopped, at any moment, goes on where it was.
 
 from __future__ import annotations
 
+import errno
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,8 +28,8 @@ from typing import Any, TypeVar
 
 from plait.errors import ConfigurationError, DataError
 from plait.inference import videos
-from plait.inference.inputs import Input, Inputs, counted, find
-from plait.inference.ledger import OVERVIEW, PICTURES, Ledger, check_name, open_folder
+from plait.inference.inputs import Input, Inputs, counted, find, is_video
+from plait.inference.ledger import OVERVIEW, PICTURES, Ledger, check_name, held, open_folder
 from plait.inference.pictures import Pixels
 from plait.inference.prediction import Prediction
 from plait.inference.predictor import Fitted, Predictor
@@ -142,7 +143,8 @@ def predict_files(
         progress: Told of pictures (and frames) done and in all.
 
     Raises:
-        ConfigurationError: If an option is wrong, or ``out`` holds predictions that were made in another way.
+        ConfigurationError: If an option is wrong, ``out`` holds predictions that were made in another way, or
+            another process writes to it.
         DataError: If something is not there, holds no picture, or two files would have one name. A file that
             cannot be read is no such error: it is named in what is returned.
         DiskFullError: If the disk is full.
@@ -157,7 +159,7 @@ def predict_files(
     inputs = find(named, out=out)
     if inputs.videos:
         videos.library()
-    with explained_full_disk(f"predictions in {out}"):
+    with explained_full_disk(f"predictions in {out}"), held(out):
         ledger = open_folder(out, predictor, stored, pictures=pictures, every=every, overwrite=overwrite)
         work = _Work(predictor, stored, Output(out, stored, pictures), ledger, batch, every, progress)
         return work.done(inputs)
@@ -215,8 +217,15 @@ class Output:
 
 
 def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ConfigurationError(
+            f"{path} cannot be written ({error.strerror}): name another folder"
+        ) from error
 
 
 @dataclass
@@ -234,6 +243,7 @@ class _Work:
     total: int = 0
 
     def done(self, inputs: Inputs) -> Summary:
+        refuse_mixed(inputs, self.ledger)
         summary = Summary(self.output.out, self.predictor.sizing.told(), left_alone=inputs.left_alone)
         self.total = len(inputs.pictures)
         self._pictures(inputs.pictures, summary)
@@ -391,6 +401,32 @@ class _Work:
             path.parent.mkdir(parents=True, exist_ok=True)
             maps = (one.read(self.output.raw(one, frame_id(video, number))) for number in numbers)
             videos.write(path, (one.task.picture(decoded) for decoded in maps), rate)
+
+
+def refuse_mixed(inputs: Inputs, ledger: Ledger) -> None:
+    """Keeps the frames of a video and pictures of an earlier call out of one folder, and the other way round.
+
+    Raises:
+        DataError: If they would meet.
+    """
+    earlier = {
+        name: Path(str(line.get("file"))) for name, line in ledger.lines.items() if "frames" not in line
+    }
+    folders = {name.rpartition("/")[0]: file for name, file in earlier.items() if is_video(file)}
+    meetings = [(one, folders.get(one.id.rpartition("/")[0])) for one in inputs.pictures]
+    meetings += [
+        (
+            video,
+            next((f for n, f in earlier.items() if n.startswith(f"{video.id}/") and not is_video(f)), None),
+        )
+        for video in inputs.videos
+    ]
+    for one, other in meetings:
+        if other is not None:
+            raise DataError(
+                f"{one.path} would be written into the folder of {other}, which is predicted already: name "
+                f"another folder for predictions"
+            )
 
 
 def frame_id(video: Input, number: int) -> str:

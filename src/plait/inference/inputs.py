@@ -10,6 +10,7 @@ from pathlib import Path
 
 from plait.data.encodings import PICTURES
 from plait.errors import DataError
+from plait.inference.ledger import check_name
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
 """Endings of files that are read as videos."""
@@ -94,6 +95,7 @@ def find(named: Sequence[Path | str], *, out: Path) -> Inputs:
     Raises:
         DataError: If something is not there, a folder holds no picture, or two files would be written under
             one name.
+        ConfigurationError: If a file has a name that predictions cannot have.
     """
     pictures: list[Input] = []
     videos: list[Input] = []
@@ -116,7 +118,7 @@ def find(named: Sequence[Path | str], *, out: Path) -> Inputs:
                 )
         elif not path.exists():
             raise DataError(f"{path}: nothing is there; expected a picture, a video or a folder of pictures")
-        elif path.suffix.lower() in VIDEOS:
+        elif is_video(path):
             videos.append(Input.at(path, path.stem))
         else:
             pictures.append(Input.at(path, path.stem))
@@ -140,9 +142,10 @@ def _walked(folder: Path, out: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _check_names(pictures: Sequence[Input], videos: Sequence[Input]) -> None:
-    """Refuses files that would be written over one another."""
+    """Refuses files that would be written over one another, or elsewhere."""
     seen: dict[str, Path] = {}
     for one in (*pictures, *videos):
+        check_name(one.id)
         if one.id in seen:
             raise DataError(
                 f"{seen[one.id]} and {one.path} would both be written as {one.id!r}: predict them into two "
@@ -160,6 +163,11 @@ def _check_names(pictures: Sequence[Input], videos: Sequence[Input]) -> None:
 
 def _name(file: Path, folder: Path) -> str:
     return file.relative_to(folder).with_suffix("").as_posix()
+
+
+def is_video(file: Path) -> bool:
+    """Whether a file is read as a video, by its name."""
+    return file.suffix.lower() in VIDEOS
 
 
 def counted(count: int, what: str) -> str:

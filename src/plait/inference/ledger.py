@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from plait.training.checkpoint import write_atomically
 DESCRIPTION, FILES, SCORING = "predictions.json", "files.jsonl", "scoring.yaml"
 PICTURES, OVERVIEW = "pictures", "all-tasks"
 """Folders of pictures; a hyphen is in no task's name."""
+
+LONGEST_NAME = 243
+"""Bytes of a name; disks take 255, of which ``.png.writing`` needs twelve."""
 
 FORMAT = 1
 SAME: Mapping[str, str] = {
@@ -127,6 +132,39 @@ class Ledger:
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in ordered))
 
 
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Makes a folder of predictions, if it is not there, and keeps other processes of this machine out of it.
+
+    Raises:
+        ConfigurationError: If it cannot be made, or another process writes to it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{out} cannot be made ({error.strerror}): name another folder for predictions"
+        ) from error
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such locks
+        yield
+        return
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(
+                f"another process is writing predictions to {out}: wait for it, or name another folder"
+            ) from None
+        except OSError:  # a disk of the network that has no locks for folders
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
 def open_folder(
     out: Path,
     predictor: Predictor,
@@ -136,10 +174,10 @@ def open_folder(
     every: int,
     overwrite: bool,
 ) -> Ledger:
-    """A folder that predictions go to, made or found as these settings left it.
+    """The ledger of a folder that predictions go to, new or as these settings left it.
 
     Args:
-        out: The folder.
+        out: The folder; it is there.
         predictor: What predicts.
         stored: How each task's maps are stored.
         pictures: Whether pictures are written too.
@@ -173,7 +211,6 @@ def open_folder(
             raise ConfigurationError(
                 f"{out / foreign[0]} is there already, and not by predict: name another folder"
             )
-    out.mkdir(parents=True, exist_ok=True)
     ledger = Ledger.read(out / FILES)
     if not path.exists():
         write_atomically(out / SCORING, scoring(predictor, stored))
@@ -218,9 +255,17 @@ def _names(path: Path) -> Iterator[str]:
 
 
 def check_name(name: str) -> None:
-    """Raises :class:`ConfigurationError` for a name that would lead out of the folder of predictions."""
+    """Refuses a name that no file can have, or that would lead out of the folder of predictions.
+
+    Raises:
+        ConfigurationError: If it is such a name.
+    """
     path = Path(name)
     if not path.name or path.is_absolute() or path.drive or ".." in path.parts or "\0" in name:
         raise ConfigurationError(
             f"expected the name of a picture such as city/frame, got {name!r}: rename it"
+        )
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+        raise ConfigurationError(
+            f"the name of a picture has at most {LONGEST_NAME} bytes, got {name!r}: rename it"
         )

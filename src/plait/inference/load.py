@@ -12,7 +12,7 @@ from plait.inference.prediction import chosen
 from plait.inference.predictor import Predictor
 from plait.inference.sizing import Sizing
 from plait.training import checkpoint
-from plait.training.run import Run, load_run
+from plait.training.run import Run, load_run, make_network
 
 HUB = "hf:"
 
@@ -39,7 +39,7 @@ def open_run(source: Path | str, *, own_parts: bool = False) -> Run:
 def load(
     source: Path | str,
     *,
-    tasks: Sequence[str] | None = None,
+    tasks: Sequence[str] | str | None = None,
     sizing: Sizing | None = None,
     flip: bool | None = None,
     device: torch.device | str | None = None,
@@ -51,7 +51,7 @@ def load(
 
     Args:
         source: A run's folder, a folder that ``plait push`` made, or ``hf:org/name``.
-        tasks: Which of its tasks to predict; None predicts all that are not auxiliary.
+        tasks: Which of its tasks to predict, or the name of one; None predicts all that are not auxiliary.
         sizing: How pictures are brought to the network; None as the run's evaluation does.
         flip: Average with the mirrored picture; None as the run's evaluation does.
         device: Where to compute; None takes an accelerator if there is one.
@@ -69,17 +69,20 @@ def load(
     if checkpoint.find(run.checkpoint) is None:
         raise CheckpointError(f"{name} has no checkpoint yet: train it first, as `plait train` does")
     known = {task.name: task for task in run.tasks if not task.auxiliary}
-    asked = chosen(known, None if tasks is None else tuple(tasks), name)
-    state = checkpoint.read(run.checkpoint, files=())
+    wanted = (tasks,) if isinstance(tasks, str) else tasks
+    asked = chosen(known, None if wanted is None else tuple(wanted), name)
+    found = checkpoint.read(run.checkpoint, run.tasks, files=("model",))  # once: training may replace it
+    network = make_network(run.recipe, run.tasks, pretrained=False)
+    checkpoint.restore(network, found.tensors["model"], str(found.place / "model.safetensors"))
     return Predictor(
         name=name,
         recipe=run.recipe,
-        model=run.model(device if device is not None else best_device()),
+        model=network.to(device if device is not None else best_device()).eval(),
         tasks=asked,
         sizing=sizing or Sizing.of(run.recipe),
         flip=run.recipe.evaluation.flip if flip is None else flip,
-        digest=str(state.state["sha256"].get("model", "")),
-        step=state.step,
+        digest=str(found.state["sha256"].get("model", "")),
+        step=found.step,
         finished=run.finished,
     )
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 INK, PAPER = (30, 30, 30), (255, 255, 255)
 GAP = 14
+TALLEST = 3
+"""A picture is at most so many times as high as its panel is wide; a higher one gets narrower."""
 SHARE = 0.005
 """A class that covers less of a picture is not in its legend."""
 
@@ -31,11 +33,14 @@ def overview(prediction: Prediction, *, width: int = 400, columns: int = 3) -> P
         ``uint8 [H, W, 3]``.
     """
     font = ImageFont.load_default(size=max(10, width // 26))
-    height = max(1, round(width * prediction.size[0] / prediction.size[1]))
-    panels = [_panel("picture", prediction.image, [], (width, height), font)]
+    scale = min(width / prediction.size[1], TALLEST * width / prediction.size[0])
+    height, across = (max(1, round(side * scale)) for side in prediction.size)
+    panels = [_panel("picture", prediction.image, [], (across, height), width, font)]
     for name, found in prediction.items():
         title = f"{name} ({found.unit})" if found.unit else name
-        panels.append(_panel(title, found.picture, _legend(found, width, font), (width, height), font))
+        panels.append(
+            _panel(title, found.picture, _legend(found, width, font), (across, height), width, font)
+        )
     columns = max(1, min(columns, len(panels)))
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     heights = [max(panel.height for panel in row) for row in rows]
@@ -52,13 +57,16 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def _panel(
-    title: str, pixels: Pixels, legend: Sequence[Image.Image], size: tuple[int, int], font: Font
+    title: str,
+    pixels: Pixels,
+    legend: Sequence[Image.Image],
+    size: tuple[int, int],
+    width: int,
+    font: Font,
 ) -> Image.Image:
-    """A title, a picture and the lines of a legend, one below the other."""
+    """A title, a picture of this size and the lines of a legend, one below the other."""
     line = _line(font)
-    panel = Image.new(
-        "RGB", (size[0], line + size[1] + sum(part.height for part in legend) + GAP // 2), PAPER
-    )
+    panel = Image.new("RGB", (width, line + size[1] + sum(part.height for part in legend) + GAP // 2), PAPER)
     draw = ImageDraw.Draw(panel)
     draw.text((0, line // 2 - 2), title, fill=INK, font=font, anchor="lm")
     picture = Image.fromarray(pixels)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -35,6 +36,8 @@ def as_picture(image: Picture) -> Pixels:
     """
     if isinstance(image, Path | str | bytes):
         source = Path(image) if isinstance(image, str) else image
+        if isinstance(source, Path) and source.is_dir():
+            raise DataError(f"{source} is a folder: name a picture in it, or predict it with `plait predict`")
         return read_rgb(source, modes=MODES, upright=True)
     if isinstance(image, Image.Image):
         if image.width * image.height > MAX_PIXELS:
@@ -43,7 +46,12 @@ def as_picture(image: Picture) -> Pixels:
                 f"{MAX_PIXELS:,}: shrink it first"
             )
         return _upright(image)
-    return _checked(image)
+    if isinstance(image, np.ndarray | Tensor):
+        return _checked(image)
+    raise DataError(
+        f"expected a picture as a path, bytes, a Pillow image, an array or a tensor, got "
+        f"{type(image).__name__}: convert it, or give several pictures to `batch`"
+    )
 
 
 def _upright(image: Image.Image) -> Pixels:
@@ -71,18 +79,19 @@ def _upright(image: Image.Image) -> Pixels:
 
 def _checked(image: NDArray[Any] | Tensor) -> Pixels:
     if isinstance(image, Tensor):
-        expected, array = "a tensor uint8 [3, H, W]", image.detach().cpu().numpy()
-        fits = array.ndim == 3 and array.shape[0] == 3
-        array = np.moveaxis(array, 0, -1) if fits else array
+        expected = "a tensor uint8 [3, H, W]"
+        fits = image.ndim == 3 and image.shape[0] == 3 and image.dtype == torch.uint8
     else:
-        expected, array = "an array uint8 [H, W, 3], [H, W, 4] or [H, W]", np.asarray(image)
-        if array.ndim == 2:
-            array = np.repeat(array[..., None], 3, -1)
-        fits = array.ndim == 3 and array.shape[-1] in (3, 4)
-        array = array[..., :3]
-    if not fits or array.dtype != np.uint8:
-        shape = "x".join(map(str, image.shape))
+        expected = "an array uint8 [H, W, 3], [H, W, 4] or [H, W]"
+        fits = image.ndim == 2 or (image.ndim == 3 and image.shape[-1] in (3, 4))
+        fits = fits and image.dtype == np.uint8
+    if not fits:
+        shape = "x".join(map(str, image.shape)) or "a number"
         raise DataError(f"expected {expected} with values 0 to 255, got {shape} of {image.dtype}: convert it")
+    array: NDArray[Any] = (
+        image.detach().cpu().numpy().transpose(1, 2, 0) if isinstance(image, Tensor) else image
+    )
+    array = np.repeat(array[..., None], 3, -1) if array.ndim == 2 else array[..., :3]
     if not array.size or array.shape[0] * array.shape[1] > MAX_PIXELS:
         raise DataError(
             f"a picture needs 1 to {MAX_PIXELS:,} pixels, got {array.shape[1]}x{array.shape[0]}: resize it"

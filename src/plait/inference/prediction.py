@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from plait.inference.stored import Format
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class PredictedMap:
     """One task's map of one picture.
 
@@ -31,7 +31,17 @@ class PredictedMap:
     """
 
     task: Task
-    decoded: Tensor = field(repr=False)
+    decoded: Tensor
+
+    def __repr__(self) -> str:
+        height, width = self.decoded.shape[-2:]
+        return f"<{self.told()}; {height}x{width}>"
+
+    def told(self) -> str:
+        """Its name, unit and meaning in a line."""
+        classes = f", one of {len(self.classes)}" if self.classes else ""
+        unit = f" [{self.unit}]" if self.unit else ""
+        return f"{self.task.name}{unit}: {self.meaning or self.task.kind}{classes}"
 
     @cached_property
     def values(self) -> NDArray[Any]:
@@ -75,7 +85,7 @@ class PredictedMap:
         return self.task.told(self.decoded[:, row, column])
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prediction(Mapping[str, PredictedMap]):
     """The maps of one picture by task: ``prediction["depth"].values``.
 
@@ -84,7 +94,7 @@ class Prediction(Mapping[str, PredictedMap]):
         maps: ``{task: map}``, in the tasks' order.
     """
 
-    image: Pixels = field(repr=False)
+    image: Pixels
     maps: Mapping[str, PredictedMap]
 
     @property
@@ -94,7 +104,8 @@ class Prediction(Mapping[str, PredictedMap]):
 
     def __getitem__(self, task: str) -> PredictedMap:
         if task not in self.maps:
-            raise KeyError(f"no map of {task!r}{nearest(task, self.maps)}; there are {', '.join(self.maps)}")
+            hint = nearest(str(task), self.maps)
+            raise KeyError(f"no map of {task!r}{hint}; there are {', '.join(self.maps)}")
         return self.maps[task]
 
     def __iter__(self) -> Iterator[str]:
@@ -105,10 +116,7 @@ class Prediction(Mapping[str, PredictedMap]):
 
     def __repr__(self) -> str:
         lines = [f"<Prediction of a picture of {self.size[0]}x{self.size[1]}"]
-        for name, found in self.items():
-            classes = f", one of {len(found.classes)}" if found.classes else ""
-            unit = f" [{found.unit}]" if found.unit else ""
-            lines.append(f"  {name}{unit}: {found.meaning or found.task.kind}{classes}")
+        lines += [f"  {found.told()}" for found in self.values()]
         return "\n".join(lines) + ">"
 
     def overview(self, *, width: int = 400, columns: int = 3) -> Pixels:

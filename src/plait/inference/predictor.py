@@ -38,7 +38,7 @@ class Fitted:
     sizing: Sizing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictor:
     """Pictures to maps, in the units of their tasks.
 
@@ -146,13 +146,13 @@ class Predictor:
         if shown.size is None and shown.tile and shown.scales == (1.0,) and height * width > LARGE:
             yield from ((one, self._in_rows(one)) for one in group)
             return
-        with torch.inference_mode():
+        with torch.no_grad():
             images = self._normalised([one.sample for one in group])
             maps = activated(self._network, images, self.tasks, evaluation, fading)
         for place, one in enumerate(group):
             yield one, self._brought_back({name: seen[place] for name, seen in maps.items()}, one)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _brought_back(self, seen: Mapping[str, Tensor], one: Fitted) -> dict[str, PredictedMap]:
         """Activated maps ``[C, h, w]`` of one picture, at its size and decided."""
         geometry = one.sample.geometry
@@ -160,7 +160,7 @@ class Predictor:
             task.name: PredictedMap(task, decided(task, seen[task.name], geometry)) for task in self.tasks
         }
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _in_rows(self, one: Fitted) -> dict[str, PredictedMap]:
         """The maps of a picture in tiles, decided row by row."""
         images = self._normalised([one.sample])
