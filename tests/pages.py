@@ -1,7 +1,7 @@
 """What a page of the docs tells its reader to do, done: files written, commands and Python run, in order.
 
-``python -m tests.pages docs/tutorial.md`` does a page in an empty folder, with small numbers; with ``--whole`` as
-it stands there.
+``python -m tests.pages docs/tutorial.md`` does a page in an empty folder, with small numbers; ``--whole``
+keeps the page's own.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def test_overrides_may_stand_before_the_recipe(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("arguments", "command", "said"),
     [
-        (["train", "quickstart", "--fresh"], "train.train", "without --fresh, goes on from the last checkpoint"),
+        (["train", "quickstart", "--fresh"], "train.train", "without --fresh, goes on from the last"),
         (["quickstart"], "quickstart.quickstart", "goes on from the others' last checkpoints"),
         (["data", "build", "rooms", "--out", "x"], "data.data_build", "makes what is still missing"),
         (["evaluate", "runs/a"], "evaluate.evaluate", "plait: stopped\n"),

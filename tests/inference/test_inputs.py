@@ -96,4 +96,4 @@ def test_names_that_no_prediction_can_have_are_refused_before_work_begins(name: 
     Path("in").mkdir()
     Path("in", name).touch()
     with pytest.raises(ConfigurationError, match="rename it"):
-        find([Path("in")], out=Path("out"))
+        find([Path("in", name)], out=Path("out"))

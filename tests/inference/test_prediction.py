@@ -110,7 +110,7 @@ def test_a_map_says_what_it_is(prediction: Prediction) -> None:
 
 
 def test_predictions_and_maps_can_be_compared_and_maps_collected(prediction: Prediction) -> None:
-    assert prediction == prediction  # noqa: PLR0124
+    assert prediction == prediction
     assert len({prediction["depth"], prediction["depth"], prediction["edges"]}) == 2
     with pytest.raises(KeyError, match="no map of 0; there are semseg"):
         prediction[0]  # type: ignore[index]

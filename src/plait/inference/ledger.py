@@ -265,7 +265,7 @@ def check_name(name: str) -> None:
         raise ConfigurationError(
             f"expected the name of a picture such as city/frame, got {name!r}: rename it"
         )
-    if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+    if any(len(part.encode(errors="surrogateescape")) > LONGEST_NAME for part in path.parts):
         raise ConfigurationError(
             f"the name of a picture has at most {LONGEST_NAME} bytes, got {name!r}: rename it"
         )
