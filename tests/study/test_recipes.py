@@ -25,7 +25,9 @@ def test_every_recipe_is_read_and_its_tasks_are_made(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in RECIPES if path.stem.startswith("rooms_")], ids=lambda p: p.stem
+    "path",
+    [p for p in RECIPES if p.stem.startswith("rooms_") and p.stem != "rooms_five"],  # of other tasks
+    ids=lambda p: p.stem,
 )
 def test_rooms_recipes_differ_in_their_way_of_sharing_only(path: Path) -> None:
     ours, shared = (load_recipe(p) for p in (path, FOLDER / "rooms_shared.yaml"))

@@ -82,7 +82,8 @@ class Deployed(nn.Module):
     operations that can be exported.
 
     Args:
-        predictor: What it is made of; its network is shared, not copied.
+        predictor: What it is made of; its network is shared, not copied, and what its encoder chose in
+            training is settled until it is trained again.
         probabilities: Whether tasks with classes also give the probability of every class.
 
     Raises:
@@ -92,6 +93,7 @@ class Deployed(nn.Module):
     def __init__(self, predictor: Predictor, *, probabilities: bool = False) -> None:
         super().__init__()
         self.network = predictor.model
+        self.network.encoder.settle()
         self.tasks = predictor.tasks
         self.names = [task.name for task in predictor.tasks]
         self.sizing = predictor.sizing
@@ -102,6 +104,7 @@ class Deployed(nn.Module):
         self.register_buffer("colour_offset", self.padding_colour - mean[:, None, None], persistent=False)
         self.register_buffer("colour_scale", 1 / deviation[:, None, None], persistent=False)
         self.eval()
+        self.network.encoder.settle()
 
     padding_colour: Tensor
     colour_offset: Tensor

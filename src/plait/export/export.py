@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from plait.data.files import MAX_PIXELS
 from plait.errors import ConfigurationError, DataError, ExportError, PlaitError
 from plait.export.deployed import Deployed
 from plait.export.description import described
@@ -28,6 +29,7 @@ from plait.export.parity import Comparison, compare
 from plait.export.pictures import Shape, real_pictures
 from plait.inference.load import load
 from plait.inference.predictor import Predictor
+from plait.registry import nearest
 from plait.training.checkpoint import explained_full_disk, write_atomically
 from plait.training.run import make_dataset
 
@@ -109,10 +111,18 @@ def export(
         DataError: If pictures cannot be read.
         DiskFullError: If the disk is full.
     """
+    if to not in get_args(Format):
+        raise ConfigurationError(
+            f"unknown format {to!r}{nearest(to, get_args(Format))}; known are {', '.join(get_args(Format))}"
+        )
     if int8 and to != "onnx":
         raise ConfigurationError("8-bit models are for ONNX Runtime: export to onnx, or leave int8 out")
     if batch < 1:
         raise ConfigurationError(f"a model takes 1 or more pictures at a time, got a batch of {batch}")
+    if input_size is not None and not (min(input_size) > 0 and input_size[0] * input_size[1] <= MAX_PIXELS):
+        raise ConfigurationError(
+            f"pictures have 1 to {MAX_PIXELS:,} pixels, got an input of {input_size[0]}x{input_size[1]}"
+        )
     if dynamic and (input_size is not None or batch != 1):
         raise ConfigurationError(
             "a dynamic model takes any number of pictures of any size: leave out the input's size and batch"

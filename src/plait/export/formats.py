@@ -152,11 +152,11 @@ def traced(deployed: Deployed, images: Pixels, *, dynamic: bool) -> ExportedProg
     """
     if dynamic and deployed.sizing.size is None:
         for module in deployed.modules():
-            if isinstance(module, Swin):  # torch was not through with it after six minutes
+            if isinstance(module, Swin):
+                # torch.export traces it for three minutes, and then ties it to how many windows it saw.
                 raise ExportError(
-                    f"{module.name} shifts windows over its maps, for which torch.export finds no end where "
-                    f"pictures keep their own size and that is free: name the size that pictures are fitted "
-                    f"into, or the input's"
+                    f"{module.name} cuts its maps into windows, whose number torch.export cannot leave free "
+                    f"where pictures keep their own size: name a size that they are fitted into, or the input's"
                 )
     free = dict.fromkeys(range(3), Dim.DYNAMIC) if dynamic else None
     try:

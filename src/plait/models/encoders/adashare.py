@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +121,7 @@ class AdaShare(Encoder):
             logger.warning("no block of %s can be skipped: all tasks share it whole", self.backbone.name)
             policy = dict.fromkeys(self.tasks, "") if policy is None else policy
         self.given = None if policy is None else self._checked(policy)
+        self.settled: Mapping[str, Sequence[bool]] | None = None
         self.logits = nn.ParameterDict()
         if self.given is None:
             self.logits.update({t: Parameter(torch.zeros(len(self.skippable))) for t in sorted(self.tasks)})
@@ -238,6 +240,14 @@ class AdaShare(Encoder):
             users.setdefault((task,), []).append(logits)
         return users
 
+    def settle(self) -> None:
+        self.settled = self._decided()
+
+    def train(self, mode: bool = True) -> Self:
+        if mode:
+            self.settled = None
+        return super().train(mode)
+
     def _gates(self) -> Mapping[str, Sequence[Gate]]:
         """Each task's gates, one for each block that can be skipped."""
         if self.given is not None or not self.training:
@@ -256,6 +266,8 @@ class AdaShare(Encoder):
         """The decisions of evaluation; reads the logits on the host."""
         if self.given is not None:
             return self.given
+        if self.settled is not None:
+            return self.settled
         rows: list[list[float]] = torch.stack([self.logits[task] for task in self.tasks]).tolist()
         return {task: [logit >= 0 for logit in row] for task, row in zip(self.tasks, rows, strict=True)}
 

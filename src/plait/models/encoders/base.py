@@ -81,6 +81,12 @@ class Encoder(nn.Module, ABC):
         run computes what an uninterrupted one does.
         """
 
+    def settle(self) -> None:
+        """Takes now the decisions that evaluation takes by learned numbers, and keeps them until it trains.
+
+        So that nothing has to be read from tensors while the network is exported.
+        """
+
     def columns(self) -> dict[str, Backbone]:
         """The backbone that computes each task's features, if every task has one (or all have the same)."""
         return {}

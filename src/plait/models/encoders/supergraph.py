@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -152,6 +152,15 @@ class Supergraph(Encoder):
         self.default_head = first.default_head
         self.register_buffer("temperature", torch.tensor(float(temperature)), persistent=False)
         self.warming = False
+        self.settled: list[dict[str, str]] | None = None
+
+    def settle(self) -> None:
+        self.settled = self.preferred()
+
+    def train(self, mode: bool = True) -> Self:
+        if mode:
+            self.settled = None
+        return super().train(mode)
 
     def make_logits(self, places: int) -> nn.ModuleList:
         """Logits of equal chances: a vector for each name, at so many places in depth."""
@@ -237,6 +246,8 @@ class Supergraph(Encoder):
 
     def preferred(self) -> list[dict[str, str]]:
         """For each place the copy with the largest logit, by name of who chooses."""
+        if self.settled is not None:
+            return self.settled
         rows: list[list[list[float]]] = self.all_logits().tolist()
         return [
             {node: self.nodes[row.index(max(row))] for node, row in zip(self.nodes, place, strict=True)}
