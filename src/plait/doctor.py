@@ -6,8 +6,10 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +98,8 @@ def devices() -> Iterator[tuple[str, str]]:
     from plait.training.environment import cores, processor
 
     memory = psutil.virtual_memory()
-    yield "processor", f"{processor()}, {cores()} cores for this process, {torch.get_num_threads()} threads"
+    here = f"cores for this process: {cores()}, threads of torch: {torch.get_num_threads()}"
+    yield "processor", f"{processor()}; {here}"
     yield "memory", f"{size(memory.available)} free of {size(memory.total)}"
     found = torch.accelerator.current_accelerator(check_available=True)
     if found is None:
@@ -117,8 +120,9 @@ def caches() -> Iterator[tuple[str, str]]:
     from plait.data.files import cache_folder
 
     for name, folder in (("plait", cache_folder()), ("hub", Path(HF_HUB_CACHE))):
-        nearest = next(place for place in (folder, *folder.parents) if place.exists())
-        kept = f"{size(used(folder))}" if folder.exists() else "not there yet"
+        # Path.exists raises where a folder may not be looked into.
+        nearest = next(place for place in (folder, *folder.parents) if os.path.exists(place))  # noqa: PTH110
+        kept = f"{size(used(folder))}" if nearest == folder else "not there yet"
         writable = "" if os.access(nearest, os.W_OK) else ", cannot be written: set XDG_CACHE_HOME or HF_HOME"
         yield name, f"{folder} ({kept}; {size(shutil.disk_usage(nearest).free)} free on its disk{writable})"
 
@@ -128,9 +132,9 @@ def used(folder: Path) -> int:
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:
-            file = Path(place, name)
-            if not file.is_symlink():
-                total += file.stat().st_size if file.exists() else 0
+            with suppress(OSError):  # removed meanwhile
+                found = Path(place, name).lstat()
+                total += 0 if stat.S_ISLNK(found.st_mode) else found.st_size
     return total
 
 

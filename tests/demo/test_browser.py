@@ -244,6 +244,14 @@ def test_an_example_is_looked_at_and_what_is_no_picture_is_told(
     assert browser.foreign(served.address) == []
 
 
+def test_a_strip_is_no_higher_than_the_window(served: Demo, browser: Visitor, tmp_path: Path) -> None:
+    Image.new("RGB", (2, 600), (200, 150, 90)).save(tmp_path / "strip.png")
+    browser.visit(served.address, 1280, 900)
+    browser.give(tmp_path / "strip.png")
+    browser.until_seen(0)
+    assert browser.box(".plait-frame")[3] <= 900
+
+
 def test_the_camera_gives_a_picture(served: Demo, browser: Visitor) -> None:
     browser.visit(served.address, 1280, 900)
     browser.click("button[aria-label='Capture from camera']")

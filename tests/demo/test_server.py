@@ -17,7 +17,7 @@ from PIL import Image
 
 from plait.demo import Demo, app, serving
 from plait.demo.gate import MAX_QUESTION
-from plait.demo.uploads import MAX_BYTES
+from plait.demo.uploads import MAX_BYTES, make_room
 from plait.errors import ConfigurationError, MissingExtraError
 from plait.inference import Predictor
 
@@ -414,3 +414,19 @@ def test_without_gradio_the_extra_is_named(predictor: Predictor, monkeypatch: py
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'plait\[demo\]'"):
         serving(predictor, port=0).__enter__()
+
+
+def test_examples_stay_however_much_is_uploaded(served: Demo, tmp_path: Path) -> None:
+    _, paths = upload(served, picture(tmp_path))
+    make_room(served.folder, room=1, kept=0)
+    assert not Path(paths[0]).exists()
+    _, session = join(served, "0", 0)
+    given = answer_of(served, session)["output"]["data"][0]
+    _, session = join(served, file_data(given["path"]), LOOK)
+    assert answer_of(served, session)["success"]
+
+
+@pytest.mark.parametrize("host", ["[::1", "[", "a]b", "[v1.x]"])
+def test_a_host_that_is_no_address_is_refused(served: Demo, host: str) -> None:
+    assert ask(served, "GET", "/", headers={"Host": host})[0] in (400, 403)
+    assert ask(served, "GET", "/", headers={"Origin": f"http://{host}"})[0] in (400, 403)

@@ -330,7 +330,9 @@ def test_a_full_disk_leaves_nothing_behind(
     ("options", "told"),
     [
         ({"to": "pt2", "int8": True}, "8-bit models are for ONNX Runtime"),
+        ({"to": "onxx"}, r"unknown format 'onxx' \(did you mean 'onnx'\?\); known are onnx, pt2"),
         ({"to": "onnx", "batch": 0}, "1 or more pictures at a time"),
+        ({"to": "onnx", "input_size": (10**6, 10**6)}, "got an input of 1000000x1000000"),
         ({"to": "onnx", "dynamic": True, "batch": 2}, "leave out the input's size and batch"),
         ({"to": "onnx", "dynamic": True, "input_size": (32, 40)}, "leave out the input's size and batch"),
     ],

@@ -70,6 +70,22 @@ def test_the_doctor_names_versions_devices_caches_and_parts(capsys: pytest.Captu
         assert part in printed
 
 
+def test_the_doctor_takes_caches_that_may_not_be_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exists = Path.exists
+
+    def refused(path: Path, **kwargs: bool) -> bool:
+        if path.is_relative_to(tmp_path / "closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return exists(path, **kwargs)
+
+    monkeypatch.setattr(Path, "exists", refused)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "closed" / "cache"))
+    told = dict(doctor.caches())
+    assert told["plait"].startswith(f"{tmp_path / 'closed' / 'cache' / 'plait'} (not there yet; ")
+
+
 def test_every_part_for_users_is_known_to_the_doctor() -> None:
     extras = set(metadata("plait").get_all("Provides-Extra") or ())
     assert set(doctor.PARTS) == extras - {"test", "docs"}

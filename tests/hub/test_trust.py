@@ -246,6 +246,15 @@ def test_a_recipe_made_to_fill_the_memory_is_refused(hostile: Path) -> None:
             fetched(hostile)
 
 
+def test_a_folder_that_was_not_fetched_is_looked_at_too(hostile: Path) -> None:
+    bomb = "{a: &a [x, x, x, x, x, x, x, x, x], b: &b [*a, *a, *a, *a, *a, *a], c: [*b, *b, *b, *b, *b]}"
+    recipe = (hostile / "recipe.yaml").read_text()
+    assert "options: {}" in recipe
+    (hostile / "recipe.yaml").write_text(recipe.replace("options: {}", f"options: {bomb}", 1))
+    with pytest.raises(DataError, match=r"has references \(\*a\)"):
+        plait.load(hostile)
+
+
 def state(folder: Path, **changes: Any) -> None:
     path = folder / "state.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

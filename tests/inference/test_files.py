@@ -464,6 +464,25 @@ def test_two_processes_do_not_write_to_one_folder(command: Command, photos: Path
     assert command(photos, "--out", out)[0] == 0
 
 
+def test_a_call_that_finished_nothing_binds_nobody(
+    command: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "predictions", exhausted)
+        status, _, wrong = command(photos, "--out", out)
+    assert status == 2
+    assert "has too little memory" in wrong
+    assert command(photos, "--out", out, "--tile", "16x16")[0] == 0  # as that sentence proposes
+    assert json.loads((out / "predictions.json").read_text())["sizing"]["tile"] == [16, 16]
+    status, _, wrong = command(photos, "--out", out)
+    assert status == 2
+    assert "another size or other tiles" in wrong
+
+
 def test_a_folder_that_cannot_be_written_is_one_sentence(
     command: Command, photos: Path, tmp_path: Path
 ) -> None:

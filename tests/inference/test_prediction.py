@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from plait.errors import ConfigurationError
-from plait.inference import Prediction, Predictor
+from plait.inference import PredictedMap, Prediction, Predictor
 from plait.inference.stored import Stored
 
 
@@ -120,3 +120,14 @@ def test_decoded_maps_can_teach_another_network(prediction: Prediction) -> None:
     weight = torch.ones((), requires_grad=True)
     (weight * prediction["depth"].decoded).sum().backward()
     assert weight.grad is not None
+
+
+def test_saved_depth_that_16_bits_cannot_hold_is_told(
+    prediction: Prediction, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    far = PredictedMap(prediction["depth"].task, torch.full((1, 30, 45), 80.0))
+    prediction = Prediction(prediction.image, {"depth": far})
+    prediction.save(tmp_path, format="npy")
+    assert not caplog.messages
+    prediction.save(tmp_path)
+    assert "1,350 pixels of depth lie beyond" in caplog.messages[0]

@@ -28,7 +28,11 @@ def add(commands: Commands) -> None:
         help="where to listen; 0.0.0.0 lets everybody in who can reach this machine (default: 127.0.0.1)",
     )
     demo_.add_argument(
-        "--port", type=int, default=7860, metavar="N", help="0 takes any that is free (default: 7860)"
+        "--port",
+        type=int,
+        default=7860,
+        metavar="N",
+        help="the port; 0 takes any that is free (default: 7860)",
     )
     demo_.add_argument(
         "--device",

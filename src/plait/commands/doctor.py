@@ -13,7 +13,7 @@ def add(commands: Commands) -> None:
         "doctor",
         doctor,
         help="versions, devices, caches, optional parts, and what is missing for each",
-        epilog="What it prints belongs into a bug report. Nothing is fetched or written.",
+        epilog="What it prints belongs in a bug report. Nothing is fetched or written.",
     )
 
 

@@ -43,7 +43,7 @@ def device(parsed: argparse.Namespace) -> str | None:
     if parsed.device is None:
         return None
     try:
-        torch.empty(0, device=parsed.device)
+        torch.empty(1, device=parsed.device).cpu()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigurationError(

@@ -44,7 +44,12 @@ def add(commands: Commands) -> None:
         metavar="FORMAT",
         help="png: 8 or 16 bits where a task allows it; npy: floating-point arrays (default: png)",
     )
-    parser.add_argument("--no-pictures", action="store_false", dest="pictures", help="write no colours")
+    parser.add_argument(
+        "--no-pictures",
+        action="store_false",
+        dest="pictures",
+        help="write numbers only, no coloured pictures",
+    )
     shown = parser.add_argument_group(
         "how pictures are brought to the network (default: as in its evaluation)"
     )
@@ -118,7 +123,10 @@ def predict(parsed: argparse.Namespace) -> None:
                 overwrite=parsed.overwrite,
                 progress=progress,
             )
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        full = isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+        if not full:  # torch says so in words, of the processor's memory
+            raise
         raise ConfigurationError(
             f"{predictor.device} has too little memory for these pictures at this size: try --batch 1, "
             f"smaller tiles with --tile 512x512, or --size HxW"

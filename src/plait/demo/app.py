@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 import plait.data
-from plait.demo.uploads import MAX_BYTES, MAX_PIXELS, fitted, read_upload
+from plait.demo.uploads import MAX_BYTES, MAX_PIXELS, NOT_UPLOADED, fitted, read_upload
 from plait.demo.view import as_address, view
 from plait.errors import MissingExtraError, PlaitError
 from plait.inference import Predictor
@@ -67,7 +67,8 @@ def look(predictor: Predictor, path: str | None, folder: Path) -> str | None:
 
 
 def write_examples(folder: Path) -> list[Path]:
-    """Writes a few packaged rooms as pictures."""
+    """Writes a few packaged rooms as pictures into a folder, which is made."""
+    folder.mkdir()
     rooms = plait.data.create("rooms", split="test", labels=(), cache="none")
     paths = []
     for number, place in enumerate(EXAMPLES, start=1):
@@ -88,7 +89,7 @@ def make_blocks(predictor: Predictor, folder: Path) -> Any:
         MissingExtraError: If Gradio is not installed.
     """
     gr = import_gradio()
-    examples = write_examples(folder)
+    examples = write_examples(folder / NOT_UPLOADED)
 
     def seen(given: dict[str, Any] | None) -> str | None:
         try:

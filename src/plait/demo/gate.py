@@ -125,9 +125,14 @@ class Gate:
         """
         asked = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = asked.get("host", "")
-        if self.loopback and urlsplit(f"//{host}").hostname not in LOOPBACK:
+        try:
+            name = urlsplit(f"//{host}").hostname
+            origin = urlsplit(asked["origin"]).netloc if "origin" in asked else host
+        except ValueError as error:  # half an IPv6 address
+            raise RefusedError(400, "expected the address of this demo") from error
+        if self.loopback and name not in LOOPBACK:
             raise RefusedError(403, "this demo is only for the machine that it runs on")
-        if "origin" in asked and urlsplit(asked["origin"]).netloc != host:
+        if origin != host:
             raise RefusedError(403, "this demo answers no other web site")
         method, path = scope["method"], scope["path"]
         if method not in KNOWN or not KNOWN[method].fullmatch(path) or ".." in path.removeprefix(FILE):

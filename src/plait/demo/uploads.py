@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import stat
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,9 @@ MAX_PIXELS = 16_000_000
 
 MAX_KEPT = 200 * 2**20
 """Of all uploaded files together; the oldest are removed first."""
+
+NOT_UPLOADED = "examples"
+"""The folder, in that of the uploads, whose pictures are no uploads."""
 
 NOT_A_PICTURE = (
     "This is not a PNG, JPEG, WebP or TIFF picture, or it is damaged: choose another file, or convert it."
@@ -95,12 +100,13 @@ def fitted(picture: Pixels, longest: int) -> Pixels:
 
 
 def make_room(folder: Path, room: int, kept: int = MAX_KEPT) -> None:
-    """Removes the oldest files of a folder until they and ``room`` bytes together have at most ``kept``."""
+    """Removes the oldest uploads of a folder until they and ``room`` bytes together have at most ``kept``."""
     found = []
     for path in folder.rglob("*"):
-        if path.is_file():
+        with suppress(FileNotFoundError):  # moved meanwhile, by the upload that it is of
             state = path.stat()
-            found.append((state.st_mtime, state.st_size, path))
+            if stat.S_ISREG(state.st_mode) and path.relative_to(folder).parts[0] != NOT_UPLOADED:
+                found.append((state.st_mtime, state.st_size, path))
     total = room + sum(size for _, size, _ in found)
     for _, size, path in sorted(found):
         if total <= kept:

@@ -20,6 +20,7 @@ from plait.export.formats import (
     Format,
     OnnxModel,
     reason,
+    refuse_free_windows,
     require_runtime,
     traced,
     translated,
@@ -141,6 +142,7 @@ def export(
     name = named(predictor.name)
     path = _with_suffix(out or Path(name), f".{to}")
     deployed = Deployed(predictor, probabilities=probabilities)
+    refuse_free_windows(deployed, to, dynamic=dynamic)
     shown = real_pictures(pictures, CHECKED_ON)
 
     tell(f"exporting {name} to {to}")

@@ -150,14 +150,6 @@ def traced(deployed: Deployed, images: Pixels, *, dynamic: bool) -> ExportedProg
     Raises:
         ExportError: If torch cannot trace it; says why in torch's words.
     """
-    if dynamic and deployed.sizing.size is None:
-        for module in deployed.modules():
-            if isinstance(module, Swin):
-                # torch.export traces it for three minutes, and then ties it to how many windows it saw.
-                raise ExportError(
-                    f"{module.name} cuts its maps into windows, whose number torch.export cannot leave free "
-                    f"where pictures keep their own size: name a size that they are fitted into, or the input's"
-                )
     free = dict.fromkeys(range(3), Dim.DYNAMIC) if dynamic else None
     try:
         with quiet(), torch.no_grad():
@@ -184,6 +176,22 @@ def translated(program: ExportedProgram, deployed: Deployed, to: Format) -> Expo
         raise
     except Exception as error:
         raise ExportError(f"torch cannot translate this network to ONNX: {reason(error)}") from error
+
+
+def refuse_free_windows(deployed: Deployed, to: Format, *, dynamic: bool) -> None:
+    """Refuses at once what torch.export would trace for minutes and then tie to the sizes it saw.
+
+    Raises:
+        ExportError: For pt2 of a Swin transformer that sees pictures at their own size, if that is free.
+    """
+    if to != "pt2" or not dynamic or deployed.sizing.size is not None:
+        return
+    for module in deployed.modules():
+        if isinstance(module, Swin):
+            raise ExportError(
+                f"{module.name} cuts its maps into windows, whose number torch.export cannot leave free "
+                f"where pictures keep their own size: export to onnx, or name a size to fit them into"
+            )
 
 
 def onnx_model(program: ExportedProgram, deployed: Deployed) -> OnnxModel:

@@ -88,7 +88,8 @@ class Summary:
             what.append(counted(self.pictures, "picture"))
         if self.videos:
             what.append(f"{counted(self.videos, 'video')} ({counted(self.frames, 'frame')})")
-        before = f" ({self.already:,} were there already)" if self.already else ""
+        were = "was" if self.already == 1 else "were"
+        before = f" ({self.already:,} {were} there already)" if self.already else ""
         said = [f"{' and '.join(what)}{before}, {self.sizing}, in {self.out}"]
         if self.changed:
             which = (
@@ -259,7 +260,7 @@ class _Work:
             for name, line in self.ledger.lines.items()
             if name in names or f"{name.rpartition('/')[0]}/" in names
         ]
-        summary.lost = [sentence for one in self.stored for sentence in _lost(one, lines)]
+        summary.lost = [sentence for one in self.stored for sentence in lost(one, lines)]
         return summary
 
     # --- pictures ---------------------------------------------------------------------------------------
@@ -484,7 +485,7 @@ def _ahead(pool: ThreadPoolExecutor, work: Iterable[Callable[[], T]]) -> Iterato
             left.cancel()
 
 
-def _lost(stored: Stored, lines: Sequence[Line]) -> Iterator[str]:
+def lost(stored: Stored, lines: Sequence[Line]) -> Iterator[str]:
     """What 16 bits could not hold of a task, over all pictures."""
     counts: Counter[str] = Counter()
     for line in lines:
@@ -498,10 +499,10 @@ def _lost(stored: Stored, lines: Sequence[Line]) -> Iterator[str]:
         yield (
             f"{counted(counts['beyond'], 'pixel')} of {name} lie beyond what its 16-bit pictures hold, "
             f"{lowest:g} to {HIGHEST * stored.step:g}{unit}, and have the nearest value there: "
-            f"--format npy keeps them"
+            f"the format npy keeps them"
         )
     if counts["unknown"]:
         yield (
             f"{counted(counts['unknown'], 'pixel')} of {name} are no finite numbers and were written as 0: "
-            f"--format npy keeps them"
+            f"the format npy keeps them"
         )

@@ -201,7 +201,8 @@ def open_folder(
             raise DataError(
                 f"{path} cannot be read ({error}): name another folder for predictions, or remove it"
             ) from None
-        if overwrite:
+        nothing = not (out / FILES).exists() or not (out / FILES).stat().st_size
+        if overwrite or nothing:
             remove(out, old)
         else:
             _check_same(out, old, json.loads(json.dumps(description)))

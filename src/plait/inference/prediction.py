@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,8 @@ from plait.tasks.base import Legend, Task
 
 if TYPE_CHECKING:
     from plait.inference.stored import Format
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -146,7 +149,7 @@ class Prediction(Mapping[str, PredictedMap]):
     ) -> None:
         """Writes the maps as ``plait predict`` does: ``FOLDER/TASK/NAME.png``, and pictures beside them.
 
-        Files of the same name are replaced.
+        Files of the same name are replaced. What 16 bits cannot hold is logged as a warning.
 
         Args:
             folder: Where to; made if missing.
@@ -155,13 +158,16 @@ class Prediction(Mapping[str, PredictedMap]):
             pictures: Whether maps are drawn in colours too.
 
         Raises:
-            ConfigurationError: If the format does not exist, or the name leads out of the folder.
+            ConfigurationError: If the format does not exist, the name leads out of the folder, or the folder
+                cannot be written.
         """
-        from plait.inference.files import Output
+        from plait.inference.files import Output, lost
         from plait.inference.stored import Stored
 
         stored = tuple(Stored(found.task, format) for found in self.maps.values())
-        Output(Path(folder), stored, pictures).write(name, self)
+        line = Output(Path(folder), stored, pictures).write(name, self)
+        for sentence in (sentence for one in stored for sentence in lost(one, [line])):
+            logger.warning("%s: %s", folder, sentence)
 
 
 def chosen(known: Mapping[str, Task], asked: tuple[str, ...] | None, whose: str) -> tuple[Task, ...]:

@@ -228,17 +228,24 @@ def load_run(path: Path | str, *, own_parts: bool = False) -> Run:
 
     Raises:
         ConfigurationError: If there is no run in it, or it names code without leave to run it.
+        DataError: If the recipe of a shared network is made to fill the memory.
     """
     path = Path(path)
     if not (path / RECIPE).is_file():
         raise ConfigurationError(
             f"{path} is not a run's folder: it has no {RECIPE}; name one that `plait train` wrote"
         )
-    run = Run(path, config.load_recipe(path / RECIPE), own_parts)
-    if run.bundled and not own_parts:
-        from plait.hub import trust
+    from plait.training import checkpoint
 
-        trust.refuse(trust.of_network(run.recipe), f"the network in {path}")
+    if not (path / checkpoint.STATE).is_file():
+        return Run(path, config.load_recipe(path / RECIPE), own_parts)
+    from plait.hub import bundle, trust
+
+    what = f"the network in {path}"
+    bundle.check_recipe(path / RECIPE, what)
+    run = Run(path, config.load_recipe(path / RECIPE), own_parts)
+    if not own_parts:
+        trust.refuse(trust.of_network(run.recipe), what)
     return run
 
 

@@ -148,6 +148,7 @@ function frame(title, meaning, canvas, layer) {
   const box = make("div", "frame", figure);
   box.append(canvas);
   box.style.aspectRatio = `${shown.width} / ${shown.height}`;
+  box.style.maxWidth = `${(90 * shown.width) / shown.height}vh`; // a strip is no higher than the window
   canvas.tabIndex = 0;
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", `${title}: ${meaning}. Arrow keys move the place that is read.`);
