@@ -178,28 +178,29 @@ def main() -> None:
         found[name] = tried(**parts)
         print(name, found[name], flush=True)
         keep()
-    write(json.loads(DATA.read_text()))
+    PAGE.write_text(written(PAGE.read_text()))
 
 
 # --- the page -------------------------------------------------------------------------------------------
 
 
-def write(data: Mapping[str, Any]) -> None:
-    """Fills in what the page has between its markers."""
-    text = PAGE.read_text()
+def written(page: str) -> str:
+    """The page with what belongs between its markers."""
+    data = json.loads(DATA.read_text())
     parts = {
+        "versions": ", ".join(f"{package} {number}" for package, number in data["versions"].items()) + ".",
         "pairs": pairs(data["networks"]),
         "parts": own_sizes(data["networks"]),
         "backbones": backbones(data["networks"]),
-        "versions": ", ".join(f"{package} {number}" for package, number in data["versions"].items()) + ".",
-        **({"parity": parity(data["run"]), "int8": int8(data["run"])} if "run" in data else {}),
-        **({"time": times(json.loads(TIMES.read_text()))} if TIMES.is_file() else {}),
+        "parity": parity(data["run"]),
+        "int8": int8(data["run"]),
+        "time": times(json.loads(TIMES.read_text())),
     }
     for name, made in parts.items():
         start, end = f"<!-- {name} -->\n", "<!-- end -->"
-        before, _, after = text.partition(start)
-        text = f"{before}{start}{made}\n{end}{after.partition(end)[2]}"
-    PAGE.write_text(text)
+        before, _, after = page.partition(start)
+        page = f"{before}{start}{made}\n{end}{after.partition(end)[2]}"
+    return page
 
 
 class Notes:

@@ -152,7 +152,7 @@ def test_no_file_outside_its_folder_is_given_out(served: Demo, run: Path, path: 
 
 
 def test_a_file_of_its_folder_is_given_out_but_runs_nothing(served: Demo) -> None:
-    status, content, headers = ask(served, "GET", f"/gradio_api/file={served.folder}/room-1.png")
+    status, content, headers = ask(served, "GET", f"/gradio_api/file={served.folder}/examples/room-1.png")
     assert (status, content[:4]) == (200, b"\x89PNG")
     _, paths = upload(served, b"<script>alert(1)</script>", "page.html")
     status, _, headers = ask(served, "GET", f"/gradio_api/file={quote(paths[0])}")

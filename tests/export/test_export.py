@@ -22,10 +22,20 @@ from PIL import Image
 from tests.export.test_deployed import picture
 from tests.pages import ROOT, blocks
 
+import plait
 from plait.errors import CheckpointError, ConfigurationError, DataError, ExportError, MissingExtraError
 from plait.export import Export, export
+from plait.export.deployed import Deployed
 from plait.export.export import named
-from plait.export.formats import Exported, Format, OnnxModel, Program, reason, require_runtime
+from plait.export.formats import (
+    Exported,
+    Format,
+    OnnxModel,
+    Program,
+    reason,
+    refuse_free_windows,
+    require_runtime,
+)
 from plait.inference import Predictor, Sizing
 from plait.inference.pictures import Pixels
 
@@ -348,6 +358,16 @@ def test_tiles_of_free_sizes_are_refused(predictor: Predictor, tmp_path: Path) -
     tiled = replace(predictor, sizing=Sizing(None, (32, 32)))
     with pytest.raises(ConfigurationError, match="in tiles cannot be dynamic"):
         export(tiled, "onnx", out=tmp_path / "one", dynamic=True)
+
+
+def test_windows_whose_number_pt2_would_fix_are_refused_at_once() -> None:
+    tasks = plait.tasks.parse({"depth": {"kind": "depth"}})
+    model = plait.create_model(backbone="swin_tiny_patch4_window7_224", tasks=tasks).eval()
+    deployed = Deployed(Predictor("one", None, model, tasks, Sizing(None)))  # type: ignore[arg-type]
+    with pytest.raises(ExportError, match="swin_tiny_patch4_window7_224 cuts its maps into windows"):
+        refuse_free_windows(deployed, "pt2", dynamic=True)
+    refuse_free_windows(deployed, "pt2", dynamic=False)
+    refuse_free_windows(deployed, "onnx", dynamic=True)
 
 
 def test_an_input_of_the_data_s_size_is_taken_where_the_network_has_none(

@@ -1,15 +1,21 @@
 """Every encoder and every decoder, exported; docs/export_table.py tries every pair and writes a table."""
 
-import sys
+import json
 
 import pytest
-from tests.pages import ROOT
+from docs.export_table import DATA, PAGE, networks, tried, written
 
 from plait import registry
 from plait.testing import tiny_backbone
 
-sys.path.insert(0, str(ROOT / "docs"))
-from export_table import tried
+
+def test_the_table_is_of_every_pair_and_every_family() -> None:
+    assert set(json.loads(DATA.read_text())["networks"]) == {name for name, _ in networks()}
+
+
+def test_the_page_has_the_table_s_numbers() -> None:
+    page = PAGE.read_text()
+    assert written(page) == page
 
 
 @pytest.mark.slow
