@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import fields
 from itertools import islice
-from pathlib import Path
 
 import plait
 from plait import registry
@@ -115,7 +114,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"plait {plait.__version__}")
     commands = Commands(parser)
-    for name in (n for n in COMMANDS if (Path(__file__).parent / "commands" / f"{n}.py").exists()):  # TODO
+    for name in COMMANDS:
         importlib.import_module(f"plait.commands.{name}").add(commands)
     return parser
 
