@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from plait.commands.base import Commands, console, file, progress_bar, say, size
-from plait.commands.networks import add_own_parts, own_or_size, sizing, unfinished
+from plait.commands.networks import add_own_parts, add_sizing, sizing, unfinished
 
 
 def add(commands: Commands) -> None:
@@ -58,22 +58,7 @@ def add(commands: Commands) -> None:
     shown = parser.add_argument_group(
         "how pictures are brought to the network, inside (default: as in its evaluation)"
     )
-    shown.add_argument(
-        "--size", type=own_or_size, metavar="HxW", help="fit pictures into this size, or own: keep theirs"
-    )
-    shown.add_argument(
-        "--tile",
-        type=size,
-        metavar="HxW",
-        help="show them in tiles of this size; without --size, at their own",
-    )
-    shown.add_argument(
-        "--overlap",
-        type=float,
-        metavar="P",
-        help="what part of a tile its neighbour covers too (default: 0.25)",
-    )
-    shown.add_argument("--flip", action="store_true", default=None, help="average with the mirrored picture")
+    add_sizing(shown)
     add_own_parts(parser)
 
 

@@ -23,6 +23,26 @@ def add_own_parts(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_sizing(shown: argparse._ArgumentGroup) -> None:
+    """Declares how pictures are brought to the network."""
+    shown.add_argument(
+        "--size", type=own_or_size, metavar="HxW", help="fit pictures into this size, or own: keep theirs"
+    )
+    shown.add_argument(
+        "--tile",
+        type=size,
+        metavar="HxW",
+        help="show them in tiles of this size; without --size, at their own",
+    )
+    shown.add_argument(
+        "--overlap",
+        type=float,
+        metavar="P",
+        help="what part of a tile its neighbour covers too (default: 0.25)",
+    )
+    shown.add_argument("--flip", action="store_true", default=None, help="average with the mirrored picture")
+
+
 def own_or_size(text: str) -> tuple[int, int] | str:
     """Reads ``HxW``, or ``own``.
 

@@ -6,8 +6,8 @@ import argparse
 import warnings
 from pathlib import Path
 
-from plait.commands.base import Commands, folder, progress_bar, say, size
-from plait.commands.networks import add_own_parts, device, own_or_size, sizing, unfinished
+from plait.commands.base import Commands, folder, progress_bar, say
+from plait.commands.networks import add_own_parts, add_sizing, device, sizing, unfinished
 from plait.errors import ConfigurationError, DataError
 
 
@@ -53,22 +53,7 @@ def add(commands: Commands) -> None:
     shown = parser.add_argument_group(
         "how pictures are brought to the network (default: as in its evaluation)"
     )
-    shown.add_argument(
-        "--size", type=own_or_size, metavar="HxW", help="fit pictures into this size, or own: keep theirs"
-    )
-    shown.add_argument(
-        "--tile",
-        type=size,
-        metavar="HxW",
-        help="show them in tiles of this size; without --size, at their own",
-    )
-    shown.add_argument(
-        "--overlap",
-        type=float,
-        metavar="P",
-        help="what part of a tile its neighbour covers too (default: 0.25)",
-    )
-    shown.add_argument("--flip", action="store_true", default=None, help="average with the mirrored picture")
+    add_sizing(shown)
     shown.add_argument(
         "--every", type=int, default=1, metavar="N", help="of videos, every Nth frame (default: 1)"
     )
